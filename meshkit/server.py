@@ -1,0 +1,141 @@
+"""gRPC servers, all made alike: health, reflection, channelz, typed errors, keepalive."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import _async, health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from meshkit.channel import MAX_MESSAGE_BYTES
+from meshkit.errors import AimeshError, ExhaustedError
+from meshkit.grpc_errors import to_status
+
+log = structlog.get_logger()
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    # Two servers on one port would take turns; a taken port must be an error.
+    ("grpc.so_reuseport", 0),
+]
+
+
+class MeshServer:
+    """A grpc.aio server with what every server of the mesh has. Register services on `.grpc`, then `await start()`."""
+
+    def __init__(self, address: str, services: Sequence[str], described: Sequence[str] = ()) -> None:
+        """`address` is host:port, port 0 for any free one; `services` are full names for reflection and health.
+
+        `described` are services that others serve behind the same gateway: reflection tells of them too.
+        """
+        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
+        self._address = address
+        self._services = tuple(services)
+        self._described = tuple(described)
+        self._health = _async.HealthServicer()
+        self.port = 0
+
+    async def start(self) -> None:
+        """Binds and serves. Raises ExhaustedError when the port is taken."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        channelz.add_channelz_servicer(cast("grpc.Server", self.grpc))
+        names = (*self._services, *self._described, health.SERVICE_NAME, "grpc.channelz.v1.Channelz", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self.grpc)
+        try:
+            self.port = self.grpc.add_insecure_port(self._address)
+        except RuntimeError:
+            raise ExhaustedError(
+                f"cannot listen on {self._address}: the port is taken, or the address is not this machine's",
+                hint="choose another port, or end the program that has it (see: ss -ltnp)",
+                reason="PORT_TAKEN",
+            ) from None
+        await self.set_serving(True)
+        await self.grpc.start()
+
+    async def set_serving(self, serving: bool) -> None:
+        """Answers health checks (for the server and for each service) with SERVING or NOT_SERVING."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *self._services):
+            await self._health.set(name, status)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stops taking calls, gives those in flight grace_s seconds, then ends them."""
+        await self._health.enter_graceful_shutdown()
+        await self.grpc.stop(grace_s)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """Turns an AimeshError that leaves a handler into its gRPC status with details; logs everything else it sees."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Wraps the handler that would have served the call."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return cast("Handler", handler)  # no such method: gRPC answers UNIMPLEMENTED
+        method = handler_call_details.method
+        if handler.response_streaming:
+            wrap = _wrap_streaming(handler.stream_stream or handler.unary_stream, method)
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+        else:
+            wrap = _wrap_unary(handler.stream_unary or handler.unary_unary, method)
+            make = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+        return make(wrap, handler.request_deserializer, handler.response_serializer)
+
+
+def _wrap_unary(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await behaviour(request, context)
+        except AimeshError as error:
+            await _abort(context, error, method)
+
+    return call
+
+
+def _wrap_streaming(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        try:
+            answers = behaviour(request, context)
+            if not hasattr(answers, "__aiter__"):  # a handler that writes through the context
+                await answers
+                return
+            async with contextlib.aclosing(answers):  # a client that goes away ends the handler now, not at collection
+                async for answer in answers:
+                    yield answer
+        except AimeshError as error:
+            await _abort(context, error, method)
+
+    return call
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: AimeshError, method: str) -> None:
+    log.info("rpc.refused", method=method, code=error.code.name, reason=error.reason, message=error.message)
+    status = rpc_status.to_status(to_status(error))
+    await context.abort(status.code, status.details, status.trailing_metadata)

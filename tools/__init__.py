@@ -1,0 +1,1 @@
+"""What people run: the `aimesh` command line, the one-machine mesh, the doctor, the gateway."""
