@@ -1,7 +1,8 @@
-"""Blobs on disk by the sha256 of their content; partial ones grow beside them until they are whole and verified.
+"""Blobs on disk by the sha256 of their content: <root>/blobs/<digest>, and <root>/partial/<digest> on their way.
 
-Crash-safe between any two lines: a blob has its name only once its content was checked and is on disk. Every method
-blocks; call them through asyncio.to_thread.
+A blob under its digest is whole and was verified when it came; verify it again before use, since disks lie. Crash-safe
+between any two lines: a blob appears by a rename after its bytes are on disk. One process a root. Methods block on the
+disk: call big ones in a thread.
 """
 
 from __future__ import annotations
@@ -11,17 +12,12 @@ import errno
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from meshkit.errors import (
-    AimeshError,
-    DataLossError,
-    ExhaustedError,
-    InvalidInputError,
-    NotFoundError,
-    PreconditionError,
-)
+from meshkit.errors import DataLossError, ExhaustedError, InvalidInputError, NotFoundError
+from meshkit.files import sync, sync_directory
 
 CHUNK_BYTES = 1024 * 1024
 """Most bytes in one message of a blob's transfer."""
@@ -30,117 +26,110 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class BlobStore:
-    """Blobs below one directory: blobs/<digest> when whole, partial/<digest> on the way."""
+    """The blobs below one directory."""
 
     def __init__(self, root: Path) -> None:
-        self._whole = root / "blobs"
+        self._blobs = root / "blobs"
         self._partial = root / "partial"
-        for folder in (self._whole, self._partial):
-            folder.mkdir(parents=True, exist_ok=True)
+        for directory in (self._blobs, self._partial):
+            directory.mkdir(parents=True, exist_ok=True)
+        self._held = {name for name, _ in entries(self._blobs) if _DIGEST.fullmatch(name)}
 
     def path(self, digest: str) -> Path:
-        """The whole blob's file. Raises NotFoundError when it is not held whole."""
-        found = self._whole / _checked(digest)
-        if not found.exists():
-            raise NotFoundError(f"blob {digest} is not held here", hint="ask another coordinator, or push again")
-        return found
+        """Where a blob lies or would lie. Raises InvalidInputError when it is no digest."""
+        return self._blobs / checked(digest)
 
-    def has(self, digest: str) -> bool:
-        """Whether the blob is held whole."""
-        return (self._whole / _checked(digest)).exists()
+    def held(self) -> frozenset[str]:
+        """Digests of the blobs that are here whole."""
+        return frozenset(self._held)
+
+    def used_bytes(self) -> int:
+        """Bytes on disk, partial blobs included."""
+        return sum(status.st_size for root in (self._blobs, self._partial) for _, status in entries(root))
 
     def received(self, digest: str) -> int:
-        """Bytes held, whole or partial."""
-        for folder in (self._whole, self._partial):
+        """Bytes that are here, of a whole blob or a partial one: where to resume."""
+        for root in (self._blobs, self._partial):
             with contextlib.suppress(FileNotFoundError):
-                return (folder / _checked(digest)).stat().st_size
+                return (root / checked(digest)).stat().st_size
         return 0
 
-    def digests(self) -> list[str]:
-        """All blobs held whole, sorted."""
-        return sorted(entry.name for entry in self._whole.iterdir())
+    def append(self, digest: str, data: bytes) -> int:
+        """Adds bytes to a partial blob; gives how many it has now. Raises ExhaustedError when the disk is full."""
+        path = self._partial / checked(digest)
+        try:
+            with path.open("ab") as file:
+                file.write(data)
+                return file.tell()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ExhaustedError(
+                f"no space left for blob {digest} in {self._partial}", hint="free space there", reason="DISK_FULL"
+            ) from None
 
-    def append(self, digest: str, offset: int, data: bytes) -> None:
-        """Adds to a partial blob.
-
-        Raises PreconditionError when offset is not what is held, ExhaustedError on a full disk.
-        """
-        held = self.received(digest)
-        if offset != held:
-            raise PreconditionError(
-                f"blob {digest}: {held} bytes are held, not {offset}", hint="ask StatBlob and go on from there"
-            )
-        with self._disk_errors(digest), (self._partial / digest).open("ab") as file:
-            file.write(data)
-
-    def finish(self, digest: str) -> None:
-        """Checks a partial blob and gives it its name.
-
-        Raises DataLossError, and forgets the blob, when its content has another digest.
-        """
-        partial = self._partial / _checked(digest)
-        if not partial.exists() and not self.has(digest):
-            partial.touch()  # the empty blob
-        if not partial.exists():
-            return
-        found = sha256_of(partial)
+    def commit(self, digest: str) -> Path:
+        """Makes a partial blob a whole one. Raises DataLossError, and discards it, when it has another digest."""
+        source = self._partial / checked(digest)
+        source.touch()
+        found = sha256_of(source)
         if found != digest:
-            partial.unlink()
-            raise DataLossError(f"blob {digest} arrived with content {found}", hint="send it again from its start")
-        with self._disk_errors(digest), partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(self._whole / digest)
-        _sync_folder(self._whole)
+            source.unlink()
+            raise DataLossError(f"blob {digest} came with other content ({found})", reason="DIGEST_MISMATCH")
+        with source.open("rb") as file:
+            os.fchmod(file.fileno(), 0o444)  # models get hard links to it
+            sync(file.fileno())
+        source.rename(self._blobs / digest)
+        sync_directory(self._blobs)
+        self._held.add(digest)
+        return self._blobs / digest
 
-    def check(self, digest: str) -> None:
-        """Reads a whole blob again. Raises DataLossError, and forgets it, when a byte has changed on disk."""
+    def verify(self, digest: str) -> bool:
+        """Whether a blob is here and its content has the digest; one that has not is discarded. Marks it as used."""
         path = self.path(digest)
-        found = sha256_of(path)
-        if found != digest:
-            path.unlink()
-            raise DataLossError(f"blob {digest} has content {found} on disk", hint="it is fetched again")
+        if not path.exists() or sha256_of(path) != digest:
+            path.unlink(missing_ok=True)
+            self._held.discard(digest)
+            return False
+        status = path.stat()
+        os.utime(path, (time.time(), status.st_mtime))  # Triton looks at the time of modification
+        return True
 
     def read(self, digest: str, offset: int) -> Iterator[bytes]:
-        """The blob's bytes from an offset, in chunks. Raises NotFoundError when it is not held whole."""
+        """A whole blob's bytes from an offset, in chunks. Raises NotFoundError when it is not held whole."""
+        if digest not in self._held:
+            raise NotFoundError(
+                f"blob {checked(digest)} is not held here", hint="ask another coordinator, or push again"
+            )
         with self.path(digest).open("rb") as file:
             file.seek(offset)
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
-    def remove(self, digest: str) -> None:
+    def discard(self, digest: str) -> None:
         """Forgets a blob, whole or partial; no error when there is none."""
-        for folder in (self._whole, self._partial):
-            (folder / _checked(digest)).unlink(missing_ok=True)
+        for root in (self._blobs, self._partial):
+            (root / checked(digest)).unlink(missing_ok=True)
+        self._held.discard(digest)
 
-    @contextlib.contextmanager
-    def _disk_errors(self, digest: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ExhaustedError(
-                    f"no space left for blob {digest} in {self._whole.parent}",
-                    hint="free space there",
-                    reason="DISK_FULL",
-                ) from None
-            raise AimeshError(f"cannot write blob {digest} in {self._whole.parent}: {error}") from error
+
+def entries(directory: Path) -> list[tuple[str, os.stat_result]]:
+    """Names and states of a directory's files; one that goes meanwhile (a rename in another thread) is left out."""
+    found = []
+    for entry in os.scandir(directory):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((entry.name, entry.stat()))
+    return found
 
 
 def sha256_of(path: Path) -> str:
-    """A file's sha256, 64 lower-case hex digits."""
+    """sha256 of a file's content, 64 lower-case hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checked(digest: str) -> str:
+def checked(digest: str) -> str:
+    """The digest itself. Raises InvalidInputError when it is none."""
     if not _DIGEST.fullmatch(digest):
-        raise InvalidInputError(f"{digest!r} is no digest", hint="64 lower-case hex digits of a sha256")
+        raise InvalidInputError(f"{digest!r} is no sha256 digest (64 lower-case hex digits)")
     return digest
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -54,7 +54,13 @@ class MeshServer:
         """Binds and serves. Raises ExhaustedError when the port is taken."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         channelz.add_channelz_servicer(cast("grpc.Server", self.grpc))
-        names = (*self._services, *self._described, health.SERVICE_NAME, "grpc.channelz.v1.Channelz", reflection.SERVICE_NAME)
+        names = (
+            *self._services,
+            *self._described,
+            health.SERVICE_NAME,
+            "grpc.channelz.v1.Channelz",
+            reflection.SERVICE_NAME,
+        )
         reflection.enable_server_reflection(names, self.grpc)
         try:
             self.port = self.grpc.add_insecure_port(self._address)
