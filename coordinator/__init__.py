@@ -1,0 +1,1 @@
+"""The control plane: keeps membership in etcd, decides placement and routing, serves the API and xDS."""

@@ -1,0 +1,100 @@
+"""ArtifactsService: takes and gives blobs in chunks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+
+from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from coordinator.mirror import Mirror
+from coordinator.state import State
+from meshkit.blobs import CHUNK_BYTES, BlobStore
+from meshkit.errors import DataLossError, InvalidInputError, PreconditionError
+
+log = structlog.get_logger()
+
+
+class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
+    """Serves aimesh.artifacts.v1 from this coordinator's disk."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._uploading: set[str] = set()
+
+    async def StatBlob(self, request: artifacts_pb2.StatBlobRequest, context: Any) -> artifacts_pb2.StatBlobResponse:  # noqa: N802
+        """What is held of a blob."""
+        received = self._blobs.received(request.digest)
+        return artifacts_pb2.StatBlobResponse(complete=request.digest in self._blobs.held(), received=received)
+
+    async def UploadBlob(  # noqa: N802
+        self, request_iterator: AsyncIterator[artifacts_pb2.UploadBlobRequest], context: Any
+    ) -> artifacts_pb2.UploadBlobResponse:
+        """Stores a blob; see artifacts.proto."""
+        head: artifacts_pb2.UploadBlobRequest | None = None
+        try:
+            async for message in request_iterator:
+                if head is None:
+                    head = self._begin(message)
+                if len(message.data) > CHUNK_BYTES:
+                    raise InvalidInputError(f"a chunk of {len(message.data)} bytes", hint=f"send at most {CHUNK_BYTES}")
+                received = await asyncio.to_thread(self._blobs.append, head.digest, message.data)
+                if received > head.size:
+                    self._blobs.discard(head.digest)
+                    raise DataLossError(f"blob {head.digest}: {received} bytes arrived, {head.size} were announced")
+            if head is None:
+                raise InvalidInputError("an upload without any message")
+            if (received := self._blobs.received(head.digest)) < head.size:
+                raise PreconditionError(
+                    f"blob {head.digest}: the upload ended at byte {received} of {head.size}",
+                    hint="ask StatBlob and go on from there",
+                )
+            await asyncio.to_thread(self._blobs.commit, head.digest)
+        finally:
+            if head is not None:
+                self._uploading.discard(head.digest)
+        return artifacts_pb2.UploadBlobResponse()
+
+    async def DownloadBlob(  # noqa: N802
+        self, request: artifacts_pb2.DownloadBlobRequest, context: Any
+    ) -> AsyncIterator[artifacts_pb2.DownloadBlobResponse]:
+        """Sends a blob."""
+        chunks = self._blobs.read(request.digest, request.offset)
+        while chunk := await asyncio.to_thread(next, chunks, b""):
+            yield artifacts_pb2.DownloadBlobResponse(data=chunk)
+
+    async def forget_unused(self, mirror: Mirror) -> None:
+        """Removes the blobs of versions as they are deleted, when no other version has them; until cancelled."""
+        before = mirror.state
+        async for state in mirror.changes():
+            for digest in unused(before, state):
+                log.info("blob.removed", digest=digest)
+                await asyncio.to_thread(self._blobs.discard, digest)
+            before = state
+
+    def _begin(self, head: artifacts_pb2.UploadBlobRequest) -> artifacts_pb2.UploadBlobRequest:
+        received = self._blobs.received(head.digest)
+        if head.digest in self._blobs.held():
+            raise PreconditionError(f"blob {head.digest} is held whole already", hint="ask StatBlob first")
+        if head.offset != received:
+            raise PreconditionError(
+                f"blob {head.digest}: {received} bytes are held, not {head.offset}",
+                hint="ask StatBlob and go on from there",
+            )
+        if head.digest in self._uploading:
+            raise PreconditionError(f"blob {head.digest} is being uploaded by another", hint="wait, then ask StatBlob")
+        self._uploading.add(head.digest)
+        return head
+
+
+def unused(before: State, now: State) -> set[str]:
+    """Digests that a version had in the state before and none has now."""
+    if before.versions is now.versions:
+        return set()
+    gone = [version for key, version in before.versions.items() if key not in now.versions]
+    if not gone:
+        return set()
+    kept = {file.digest for version in now.versions.values() for file in version.files}
+    return {file.digest for version in gone for file in version.files} - kept

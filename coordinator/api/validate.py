@@ -1,0 +1,84 @@
+"""Checks of what users send, before anything is read or written. Each raises InvalidInputError naming the value."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from aimesh.registry.v1 import registry_pb2
+from aimesh.routing.v1 import routing_pb2
+from meshkit.errors import InvalidInputError
+from meshkit.names import check_model_name, check_version
+
+RUNTIMES = ("llama", "onnx", "torch", "embed", "python")
+MOST_RETRIES = 5
+MOST_REPLICAS = 10_000
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def check_version_message(version: registry_pb2.ModelVersion) -> registry_pb2.ModelVersion:
+    """A copy of the version with its files sorted, without what only the coordinator sets."""
+    check_model_name(version.name)
+    check_version(version.version)
+    if version.runtime not in RUNTIMES:
+        raise InvalidInputError(f"runtime {version.runtime!r} is unknown", hint=f"one of {', '.join(RUNTIMES)}")
+    if not version.files:
+        raise InvalidInputError(f"{version.name}:{version.version} has no files")
+    for file in version.files:
+        _check_file(file)
+    paths = [file.path for file in version.files]
+    if len(set(paths)) < len(paths):
+        raise InvalidInputError(f"{version.name}:{version.version} names a file twice")
+    checked = registry_pb2.ModelVersion()
+    checked.CopyFrom(version)
+    checked.files.sort(key=lambda file: file.path)
+    checked.ClearField("digest")
+    checked.ClearField("created_at")
+    return checked
+
+
+def check_deployment(deployment: routing_pb2.Deployment) -> None:
+    """Checks all that can be checked without knowing the registry."""
+    check_model_name(deployment.name)
+    if not deployment.targets:
+        raise InvalidInputError(f"deployment {deployment.name!r} has no targets", hint="name at least one version")
+    versions = [target.version for target in deployment.targets]
+    for target in deployment.targets:
+        check_version(target.version)
+        if not 1 <= target.replicas <= MOST_REPLICAS:
+            raise InvalidInputError(
+                f"{target.replicas} replicas are not possible", hint=f"ask for 1 to {MOST_REPLICAS}"
+            )
+    if len(set(versions)) < len(versions):
+        raise InvalidInputError(f"deployment {deployment.name!r} names a version twice")
+    if not any(target.weight for target in deployment.targets):
+        raise InvalidInputError(
+            f"the weights of deployment {deployment.name!r} sum to zero", hint="give at least one target a weight"
+        )
+    _check_policy(deployment.policy)
+
+
+def _check_policy(policy: routing_pb2.RoutePolicy) -> None:
+    if policy.retry.max_retries > MOST_RETRIES:
+        raise InvalidInputError(
+            f"{policy.retry.max_retries} retries would multiply an outage", hint=f"at most {MOST_RETRIES}"
+        )
+    if policy.timeout.seconds < 0 or policy.timeout.nanos < 0:
+        raise InvalidInputError("policy.timeout is negative", hint="leave it out for no timeout")
+
+
+def _check_file(file: registry_pb2.ModelFile) -> None:
+    path = PurePosixPath(file.path)
+    if (
+        not file.path
+        or path.is_absolute()
+        or str(path) != file.path
+        or {".", ".."} & set(path.parts)
+        or "\0" in file.path
+    ):
+        raise InvalidInputError(
+            f"file path {file.path!r} is not allowed", hint="use a relative path with '/', without '.' or '..' parts"
+        )
+    if not _DIGEST.fullmatch(file.digest):
+        raise InvalidInputError(f"file {file.path}: digest {file.digest!r} is no sha256 in lower-case hex")

@@ -1,0 +1,80 @@
+"""From etcd's keys and values to State: the pure half of the mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from aimesh.cluster.v1 import cluster_pb2
+from aimesh.membership.v1 import membership_pb2
+from aimesh.registry.v1 import registry_pb2
+from aimesh.routing.v1 import routing_pb2
+from coordinator import keys
+from coordinator.etcd import KeyValue
+from coordinator.state import State, VersionKey
+
+Parsed = TypeVar("Parsed", bound=Message)
+
+
+def advance(state: State, revision: int, changes: Iterable[KeyValue]) -> State:
+    """The state after the changes. Only the mappings that a change touches are copied.
+
+    A value that is not what its key promises raises google.protobuf.json_format.ParseError: better to stop than to
+    decide on half a state.
+    """
+    touched: dict[str, Any] = {"revision": revision}
+    for change in changes:
+        area, _, rest = change.key.removeprefix(keys.ROOT).partition("/")
+        if area == "election":
+            touched["leader"] = change.value.decode() if change.value is not None else ""
+        elif area in _AREAS:
+            for attribute, read in _AREAS[area].items():
+                _set(state, touched, attribute, _id(area, rest), read(change) if change.value is not None else None)
+    return replace(state, **touched)
+
+
+def _set(state: State, touched: dict[str, Any], attribute: str, key: str | VersionKey, value: object | None) -> None:
+    mapping = touched.setdefault(attribute, dict(getattr(state, attribute)))
+    if value is None:
+        mapping.pop(key, None)
+    else:
+        mapping[key] = value
+
+
+def _id(area: str, rest: str) -> str | VersionKey:
+    if area != "models":
+        return rest
+    name, _, version = rest.partition("/")
+    return name, version
+
+
+def _message(kind: type[Parsed]) -> Callable[[KeyValue], Parsed]:
+    def read(change: KeyValue) -> Parsed:
+        return keys.parse(change.value or b"", kind())
+
+    return read
+
+
+def _assigned(change: KeyValue) -> frozenset[VersionKey]:
+    parsed = _message(membership_pb2.Assignments)(change)
+    return frozenset((model.name, model.version) for model in parsed.models)
+
+
+_AREAS: dict[str, dict[str, Callable[[KeyValue], object]]] = {
+    "nodes": {"nodes": _message(membership_pb2.Node)},
+    "members": {"members": _message(membership_pb2.Node)},
+    "models": {"versions": _message(registry_pb2.ModelVersion)},
+    "deployments": {"deployments": _message(routing_pb2.Deployment)},
+    "assignments": {"assignments": _assigned, "assignment_revisions": lambda change: change.mod_revision},
+    "coordinators": {"coordinators": _message(cluster_pb2.Coordinator)},
+}
+assert {name for reads in _AREAS.values() for name in reads} <= {item.name for item in fields(State)}
+
+
+def encode_assignment(versions: Iterable[VersionKey]) -> bytes:
+    """The JSON of a node's assignment: names and versions only."""
+    models = [registry_pb2.ModelVersion(name=name, version=version) for name, version in sorted(versions)]
+    return keys.encode(membership_pb2.Assignments(models=models))

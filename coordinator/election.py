@@ -1,0 +1,114 @@
+"""This coordinator's place among the others: its own key, and the leader's, both under one lease.
+
+The leader's key holds its id; its create revision is the term. Every write of a leader compares it (`fence`), so a
+deposed leader cannot write. Source: etcd's concurrency recipes (election), reduced to one key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import structlog
+
+from aimesh.cluster.v1 import cluster_pb2
+from coordinator import keys
+from coordinator.etcd import Created, Etcd, Put, Unchanged
+from coordinator.mirror import Mirror
+from coordinator.settings import CoordinatorSettings
+from meshkit.backoff import Backoff
+from meshkit.errors import ConflictError, UnavailableError
+
+log = structlog.get_logger()
+
+
+class Election:
+    """Keeps this coordinator registered and campaigns. `term` is 0 unless it leads."""
+
+    def __init__(self, etcd: Etcd, mirror: Mirror, settings: CoordinatorSettings) -> None:
+        self.term = 0
+        self._etcd = etcd
+        self._mirror = mirror
+        self._settings = settings
+        self._lease = 0
+
+    def fence(self) -> Created:
+        """The guard that every write of a leader carries."""
+        return Created(keys.LEADER, self.term)
+
+    async def run(self) -> None:
+        """Registers, campaigns and renews until cancelled; starts anew when its lease lapsed."""
+        backoff = Backoff(first_s=0.1, most_s=1.0)
+        while True:
+            try:
+                await self._register()
+                backoff.reset()
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._campaign())
+                    tasks.create_task(self._renew())
+            except* (UnavailableError, _LapsedError) as group:
+                self.term = 0
+                log.warning("election.lost", reasons=[str(error) for error in group.exceptions])
+                await asyncio.sleep(backoff.next_delay())
+
+    async def resign(self) -> None:
+        """Gives up both keys now, so that nobody waits for the lease."""
+        self.term = 0
+        if self._lease:
+            lease, self._lease = self._lease, 0
+            await self._etcd.revoke(lease)
+
+    async def _register(self) -> None:
+        """Writes this coordinator's key under a new lease. Raises ConflictError when another process has its id."""
+        own = keys.coordinator(self._settings.id)
+        me = cluster_pb2.Coordinator(id=self._settings.id, address=self._settings.address, pid=os.getpid())
+        _, (held,) = await self._etcd.get(own)
+        if held.value is not None:
+            holder = keys.parse(held.value, cluster_pb2.Coordinator())
+            if holder.address != me.address:
+                raise ConflictError(
+                    f"coordinator id {me.id!r} is held by {holder.address}", hint="give this one another coordinator.id"
+                )
+        self._lease = await self._etcd.grant(self._settings.leader_ttl_s)
+        if await self._etcd.txn([Unchanged(own, held.mod_revision)], [Put(own, keys.encode(me), self._lease)]) is None:
+            raise UnavailableError(f"coordinator {me.id} registered twice at the same moment")
+
+    async def _campaign(self) -> None:
+        """Takes the leader's key whenever nobody has it, and notices when it is another's."""
+        async for state in self._mirror.changes():
+            if state.leader and state.leader != self._settings.id:
+                self._step_down()
+            elif not self.term:
+                self.term = await self._take_lead()
+
+    async def _take_lead(self) -> int:
+        value = self._settings.id.encode()
+        revision = await self._etcd.txn([Unchanged(keys.LEADER, 0)], [Put(keys.LEADER, value, self._lease)])
+        if revision is None:  # another was first, or an earlier life of ours holds it until its lease lapses
+            return 0
+        log.info("election.won", term=revision)
+        return revision
+
+    def _step_down(self) -> None:
+        if self.term:
+            log.warning("election.deposed", term=self.term)
+        self.term = 0
+
+    async def _renew(self) -> None:
+        """Renews the lease three times in its life. A leader that cannot renew for a whole lease stops leading."""
+        renewed = asyncio.get_running_loop().time()
+        while True:
+            await asyncio.sleep(self._settings.leader_ttl_s / 3)
+            now = asyncio.get_running_loop().time()
+            try:
+                if await self._etcd.keep_alive([self._lease]):
+                    raise _LapsedError("the lease has lapsed")
+                renewed = now
+            except UnavailableError as error:
+                if now - renewed > self._settings.leader_ttl_s:
+                    raise
+                log.warning("election.not_renewed", reason=error.message)
+
+
+class _LapsedError(Exception):
+    """The lease is gone, and both keys with it."""

@@ -1,0 +1,268 @@
+"""etcd over asyncio: the few calls that a coordinator needs, on the stubs that etcd-sdk-python generates.
+
+Every call has a deadline and goes to the next endpoint when one does not answer. A guarded transaction may therefore
+be sent twice; when the first took effect, the second's comparison fails, and the caller reads again, as after any
+conflict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from pyetcd import etcdrpc
+
+from coordinator.settings import EtcdSettings
+from meshkit.channel import aio_channel
+from meshkit.errors import AimeshError, PreconditionError, UnavailableError
+
+Answer = TypeVar("Answer")
+_ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class CompactedError(AimeshError):
+    """The revision asked for is gone; list again and watch from there."""
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    """One key at one revision. `value` is None when the key was deleted."""
+
+    key: str
+    value: bytes | None
+    mod_revision: int
+    create_revision: int = 0
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """A comparison: the key was last changed at this revision; 0 means that it does not exist."""
+
+    key: str
+    mod_revision: int
+
+
+@dataclass(frozen=True)
+class Created:
+    """A comparison: the key was created at this revision (by the holder that still owns it)."""
+
+    key: str
+    create_revision: int
+
+
+@dataclass(frozen=True)
+class Put:
+    """Writes a key, under a lease when one is given."""
+
+    key: str
+    value: bytes
+    lease: int = 0
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Deletes a key; no error when it is not there."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Changes of one or more whole revisions, in order; the last is `revision`."""
+
+    revision: int
+    changes: Sequence[KeyValue]
+
+
+class Etcd:
+    """A client of one etcd cluster. `connect` first, `close` last."""
+
+    def __init__(self, settings: EtcdSettings) -> None:
+        self._settings = settings
+        credentials = _credentials(settings)
+        # etcd ends connections that ping without a call in flight.
+        quiet: list[tuple[str, int | str]] = [("grpc.keepalive_permit_without_calls", 0)]
+        self._channels = [
+            aio_channel(endpoint, credentials=credentials, options=quiet) for endpoint in settings.endpoints
+        ]
+        self._current = 0
+        self._token = ""
+
+    async def connect(self) -> str:
+        """Logs in when a user is set and gives etcd's version. Raises UnavailableError when no endpoint answers."""
+        await self._login()
+        status = await self._call(
+            lambda channel, options: etcdrpc.MaintenanceStub(channel).Status(etcdrpc.StatusRequest(), **options)
+        )
+        return str(status.version)
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        for channel in self._channels:
+            await channel.close(None)
+
+    async def list(self, prefix: str) -> tuple[int, Sequence[KeyValue]]:
+        """All keys below a prefix and the revision at which they were read."""
+        request = etcdrpc.RangeRequest(key=prefix.encode(), range_end=_end(prefix))
+        answer = await self._call(lambda channel, options: etcdrpc.KVStub(channel).Range(request, **options))
+        return answer.header.revision, [_key_value(kv) for kv in answer.kvs]
+
+    async def get(self, *keys: str) -> tuple[int, Sequence[KeyValue]]:
+        """The keys at one revision, in order; mod_revision 0 and value None where there is none."""
+        reads = [etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=key.encode())) for key in keys]
+        request = etcdrpc.TxnRequest(success=reads)
+        answer = await self._call(lambda channel, options: etcdrpc.KVStub(channel).Txn(request, **options))
+        found = [
+            _key_value(part.response_range.kvs[0]) if part.response_range.kvs else KeyValue(key, None, 0)
+            for key, part in zip(keys, answer.responses, strict=True)
+        ]
+        return answer.header.revision, found
+
+    async def txn(self, guards: Iterable[Unchanged | Created], changes: Iterable[Put | Delete]) -> int | None:
+        """Makes all changes at one revision if every guard holds. The revision, or None when a guard failed."""
+        request = etcdrpc.TxnRequest(compare=[_compare(g) for g in guards], success=[_operation(c) for c in changes])
+        answer = await self._call(lambda channel, options: etcdrpc.KVStub(channel).Txn(request, **options))
+        return int(answer.header.revision) if answer.succeeded else None
+
+    async def grant(self, ttl_s: int) -> int:
+        """A new lease of ttl_s seconds."""
+        request = etcdrpc.LeaseGrantRequest(TTL=ttl_s)
+        answer = await self._call(lambda channel, options: etcdrpc.LeaseStub(channel).LeaseGrant(request, **options))
+        return int(answer.ID)
+
+    async def revoke(self, lease: int) -> None:
+        """Ends a lease and deletes its keys; no error when it has lapsed already."""
+        request = etcdrpc.LeaseRevokeRequest(ID=lease)
+        try:
+            await self._call(lambda channel, options: etcdrpc.LeaseStub(channel).LeaseRevoke(request, **options))
+        except PreconditionError:  # etcd says NOT_FOUND
+            return
+
+    async def keep_alive(self, leases: Sequence[int]) -> set[int]:
+        """Renews leases in one round trip. Gives those that have lapsed."""
+
+        async def renew(channel: grpc.aio.Channel, options: dict[str, Any]) -> set[int]:
+            stream = etcdrpc.LeaseStub(channel).LeaseKeepAlive(
+                iter([etcdrpc.LeaseKeepAliveRequest(ID=lease) for lease in leases]), **options
+            )
+            return {answer.ID async for answer in stream if answer.TTL <= 0}
+
+        return await self._call(renew) if leases else set()
+
+    async def watch(self, prefix: str, after: int) -> AsyncGenerator[Batch, None]:
+        """Changes below a prefix after a revision, for ever. An empty batch first says that the watch stands.
+
+        Raises CompactedError when the revision is gone, UnavailableError when the stream breaks.
+        """
+        create = etcdrpc.WatchCreateRequest(key=prefix.encode(), range_end=_end(prefix), start_revision=after + 1)
+        stub = etcdrpc.WatchStub(self._channels[self._current])
+        call = stub.Watch(metadata=self._metadata())
+        try:
+            await call.write(etcdrpc.WatchRequest(create_request=create))
+            async for answer in call:
+                if answer.compact_revision:
+                    raise CompactedError(f"revision {after} was compacted; the oldest is {answer.compact_revision}")
+                if answer.canceled:
+                    raise UnavailableError(f"etcd ended the watch: {answer.cancel_reason}")
+                changes = [_change(event) for event in answer.events]
+                yield Batch(changes[-1].mod_revision if changes else after, changes)
+        except grpc.aio.AioRpcError as error:
+            self._rotate()
+            raise _translate(error) from None
+        finally:
+            call.cancel()
+        raise UnavailableError("etcd ended the watch")
+
+    async def _call(self, make: Callable[[grpc.aio.Channel, dict[str, Any]], Awaitable[Answer]]) -> Answer:
+        """One call with a deadline, at the current endpoint, then at each other one; logs in again when told to."""
+        failure: grpc.aio.AioRpcError | None = None
+        for _ in range(len(self._channels) + 1):
+            options = {"timeout": self._settings.timeout_s, "metadata": self._metadata()}
+            try:
+                return await make(self._channels[self._current], options)
+            except grpc.aio.AioRpcError as error:
+                failure = error
+                if _token_expired(error) and self._settings.username:
+                    await self._login()
+                elif error.code() in _ELSEWHERE:
+                    self._rotate()
+                else:
+                    break
+        assert failure is not None
+        raise _translate(failure)
+
+    async def _login(self) -> None:
+        if not self._settings.username:
+            return
+        self._token = ""
+        request = etcdrpc.AuthenticateRequest(name=self._settings.username, password=self._settings.password)
+        answer = await self._call(lambda channel, options: etcdrpc.AuthStub(channel).Authenticate(request, **options))
+        self._token = answer.token
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("token", self._token),) if self._token else ()
+
+    def _rotate(self) -> None:
+        self._current = (self._current + 1) % len(self._channels)
+
+
+def _credentials(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
+    if not (settings.ca or settings.cert):
+        return None
+    read = [path.read_bytes() if path else None for path in (settings.ca, settings.key, settings.cert)]
+    return grpc.ssl_channel_credentials(*read)
+
+
+def _end(prefix: str) -> bytes:
+    """The first key after all keys with the prefix (a prefix of ours never ends in 0xff)."""
+    raw = prefix.encode()
+    return raw[:-1] + bytes([raw[-1] + 1])
+
+
+def _key_value(kv: Any) -> KeyValue:
+    return KeyValue(kv.key.decode(), kv.value, kv.mod_revision, kv.create_revision)
+
+
+def _change(event: Any) -> KeyValue:
+    if event.type == 1:  # mvccpb.Event.DELETE
+        return KeyValue(event.kv.key.decode(), None, event.kv.mod_revision)
+    return _key_value(event.kv)
+
+
+def _compare(guard: Unchanged | Created) -> Any:
+    if isinstance(guard, Unchanged):
+        return etcdrpc.Compare(
+            result=etcdrpc.Compare.EQUAL,
+            target=etcdrpc.Compare.MOD,
+            key=guard.key.encode(),
+            mod_revision=guard.mod_revision,
+        )
+    return etcdrpc.Compare(
+        result=etcdrpc.Compare.EQUAL,
+        target=etcdrpc.Compare.CREATE,
+        key=guard.key.encode(),
+        create_revision=guard.create_revision,
+    )
+
+
+def _operation(change: Put | Delete) -> Any:
+    if isinstance(change, Put):
+        return etcdrpc.RequestOp(
+            request_put=etcdrpc.PutRequest(key=change.key.encode(), value=change.value, lease=change.lease)
+        )
+    return etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=change.key.encode()))
+
+
+def _token_expired(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() == grpc.StatusCode.UNAUTHENTICATED or "invalid auth token" in (error.details() or "")
+
+
+def _translate(error: grpc.aio.AioRpcError) -> AimeshError:
+    if error.code() in _ELSEWHERE:
+        return UnavailableError(
+            f"etcd does not answer: {error.details()}", hint="check that etcd runs at coordinator.etcd.endpoints"
+        )
+    return PreconditionError(f"etcd refused: {error.code().name}: {error.details()}", reason="ETCD_REFUSED")

@@ -1,0 +1,51 @@
+"""What an agent says of itself when it joins: checked, and made into a node."""
+
+from __future__ import annotations
+
+import re
+
+from aimesh.membership.v1 import membership_pb2
+from meshkit.errors import InvalidInputError
+
+_NODE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+def check_hello(hello: membership_pb2.Hello) -> None:
+    """Raises InvalidInputError naming the field that is missing or malformed."""
+    if not _NODE_ID.fullmatch(hello.node_id):
+        raise InvalidInputError(
+            f"node_id {hello.node_id!r} is not allowed",
+            hint="use up to 63 lower-case letters, digits and '-', starting with a letter or digit",
+        )
+    for field in ("instance_id", "address"):
+        if not getattr(hello, field):
+            raise InvalidInputError(f"node {hello.node_id}: hello.{field} is empty")
+    if not hello.capacity.memory_bytes:
+        raise InvalidInputError(f"node {hello.node_id}: hello.capacity.memory_bytes is 0")
+
+
+def node_of(hello: membership_pb2.Hello, epoch: int, coordinator_id: str) -> membership_pb2.Node:
+    """The node as it is written at its join: READY only when its Triton is already."""
+    ready = hello.report.triton.state == membership_pb2.TRITON_STATE_READY
+    return membership_pb2.Node(
+        id=hello.node_id,
+        instance_id=hello.instance_id,
+        epoch=epoch,
+        state=membership_pb2.NODE_STATE_READY if ready else membership_pb2.NODE_STATE_JOINING,
+        address=hello.address,
+        pid=hello.pid,
+        agent_version=hello.agent_version,
+        capacity=hello.capacity,
+        labels=hello.labels,
+        report=durable(hello.report),
+        coordinator_id=coordinator_id,
+    )
+
+
+def durable(report: membership_pb2.ModelReport) -> membership_pb2.ModelReport:
+    """The report without the progress of downloads, which changes too often for etcd."""
+    kept = membership_pb2.ModelReport()
+    kept.CopyFrom(report)
+    for model in kept.models:
+        model.ClearField("bytes_done")
+    return kept
