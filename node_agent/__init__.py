@@ -1,0 +1,1 @@
+"""The agent of one machine: reports what it has, supervises Triton, fetches, loads and tests the models it is given."""

@@ -1,0 +1,100 @@
+"""Triton's config.pbtxt of a model version. Pure."""
+
+from __future__ import annotations
+
+import sys
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from aimesh.registry.v1 import registry_pb2
+from meshkit.errors import InvalidInputError
+
+ENVIRONMENT = "EXECUTION_ENV_PATH"
+"""Parameter that makes the Python backend use a virtual environment. Without it, it takes the base interpreter's."""
+
+
+def python_environment() -> str:
+    """The virtual environment of this process, for the models; empty outside of one, where the stub needs no help."""
+    return sys.prefix if sys.prefix != sys.base_prefix else ""
+
+
+def render_config(version: registry_pb2.ModelVersion, environment: str) -> str:
+    """config.pbtxt of a version that a runtime's template serves.
+
+    `environment` is the virtual environment's directory, empty for none. A batching model's shapes lose their first,
+    the batch dimension, as Triton adds it itself. Raises InvalidInputError when one of its tensors has none.
+    """
+    signature = version.signature
+    on_gpu = version.requirements.gpu_memory_bytes > 0
+    group = model_config_pb2.ModelInstanceGroup(
+        count=1,
+        kind=model_config_pb2.ModelInstanceGroup.KIND_GPU if on_gpu else model_config_pb2.ModelInstanceGroup.KIND_CPU,
+    )
+    config = model_config_pb2.ModelConfig(
+        name=version.name,
+        backend="python",
+        max_batch_size=signature.max_batch_size,
+        input=[
+            model_config_pb2.ModelInput(
+                name=spec.name, data_type=_data_type(spec), dims=_dims(version, spec), optional=spec.optional
+            )
+            for spec in signature.inputs
+        ],
+        output=[
+            model_config_pb2.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=_dims(version, spec))
+            for spec in signature.outputs
+        ],
+        instance_group=[group],
+        model_transaction_policy=model_config_pb2.ModelTransactionPolicy(decoupled=signature.decoupled),
+    )
+    _set_parameters(config, {**version.parameters, **_environment(environment)})
+    return str(text_format.MessageToString(config))
+
+
+def adapt_config(text: str, name: str, environment: str) -> str:
+    """A user's own config.pbtxt with the model's name and, for Python models, the virtual environment set.
+
+    Everything else stays as it is. Raises InvalidInputError when it is no model configuration.
+    """
+    config = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(text, config)
+    except text_format.ParseError as error:
+        raise InvalidInputError(
+            f"config.pbtxt of model {name!r} is no Triton model configuration: {error}",
+            hint="see Triton's model configuration documentation",
+        ) from None
+    config.name = name
+    if config.backend == "python":
+        _set_parameters(config, _environment(environment))
+    return str(text_format.MessageToString(config))
+
+
+def _environment(directory: str) -> dict[str, str]:
+    return {ENVIRONMENT: directory} if directory else {}
+
+
+def _set_parameters(config: model_config_pb2.ModelConfig, values: dict[str, str]) -> None:
+    for key, value in sorted(values.items()):
+        config.parameters[key].string_value = value
+
+
+def _data_type(spec: registry_pb2.TensorSpec) -> int:
+    """The registry names types as KServe does, Triton's configuration calls BYTES a string."""
+    name = registry_pb2.DataType.Name(spec.data_type).removeprefix("DATA_TYPE_")
+    if name == "UNSPECIFIED":
+        raise InvalidInputError(f"tensor {spec.name!r} has no data type")
+    return int(model_config_pb2.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}"))
+
+
+def _dims(version: registry_pb2.ModelVersion, spec: registry_pb2.TensorSpec) -> list[int]:
+    if version.signature.max_batch_size == 0:
+        return list(spec.shape)
+    if not spec.shape:
+        raise InvalidInputError(
+            f"tensor {spec.name!r} of {version.name} batches (max_batch_size "
+            f"{version.signature.max_batch_size}) and has no batch dimension"
+        )
+    # Triton takes no empty list of dims: a tensor of the batch dimension alone has one element a request.
+    return list(spec.shape[1:]) or [1]

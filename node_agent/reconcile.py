@@ -1,0 +1,194 @@
+"""Brings what Triton serves to what is assigned, and keeps it there.
+
+Level-triggered: each step compares the two (`plan.decide`) and starts what is missing; nothing depends on an event
+having been seen, and a step that failed is simply due again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from aimesh.membership.v1 import membership_pb2
+from aimesh.registry.v1 import registry_pb2
+from meshkit.errors import AimeshError
+from node_agent.plan import FETCHING, LOADING, READY, UNLOADING, Action, decide, next_retry
+from node_agent.steps import Steps
+from node_agent.store import ModelStore
+from node_agent.triton.selftest import NAME as SELFTEST
+from node_agent.triton.server import InferenceServer
+from node_agent.work import Loaded, ModelWork, key_of
+
+log = structlog.get_logger()
+
+_AUDIT_S = 2.0
+"""How often Triton is asked what it really serves."""
+_DEATH_PAUSE_S = 0.2
+"""When Triton dies its stubs die too; only a stub that died alone is a model's failure."""
+
+
+class Reconciler:
+    """The models of this node."""
+
+    def __init__(
+        self,
+        triton: InferenceServer,
+        store: ModelStore,
+        steps: Steps,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._triton = triton
+        self._store = store
+        self._steps = steps
+        self._clock = clock
+        self._wanted: dict[str, registry_pb2.ModelVersion] = {}
+        self._revision = 0
+        self._works: dict[str, ModelWork] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._wake = asyncio.Event()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever `report` may have changed."""
+        steps.on_change = lambda: self.on_change()
+        steps.on_stub_death = self._on_stub_death
+
+    def assign(self, assignments: membership_pb2.Assignments) -> None:
+        """Takes what the node must run, whole. What is not listed is unloaded."""
+        self._revision = assignments.revision
+        self._wanted = {version.name: version for version in assignments.models}
+        log.info("models.assigned", revision=self._revision, models=sorted(self._wanted))
+        self._step()
+        self.on_change()
+
+    def wake(self) -> None:
+        """Triton has changed: the report is other, and models may have to be loaded again."""
+        self._wake.set()
+        self.on_change()
+
+    def report(self) -> membership_pb2.ModelReport:
+        """Everything that runs on the node, at this moment."""
+        generation = self._generation()
+        return membership_pb2.ModelReport(
+            triton=self._triton.report(),
+            models=[status for _, work in sorted(self._works.items()) for status in work.statuses(generation)],
+            blobs=sorted(self._store.held()),
+            assignments_revision=self._revision,
+        )
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(self._audit_forever())
+                while True:
+                    self._wake.clear()
+                    self._step()
+                    await self._sleep()
+        finally:
+            self._group = None
+            self._steps.stubs.close()
+
+    def _step(self) -> None:
+        if self._group is None:
+            return  # assigned before `run`, which begins with a step
+        wanted = {name: key_of(version) for name, version in self._wanted.items()}
+        held = {name: work.held() for name, work in self._works.items()}
+        for name, action in decide(wanted, held, self._generation(), self._clock()).items():
+            self._act(name, action)
+
+    def _act(self, name: str, action: Action) -> None:
+        if action is Action.CANCEL:
+            task = self._works[name].task
+            assert task is not None
+            task.cancel()
+            return
+        if action is Action.UNLOAD:
+            work = self._works[name]
+            work.state = UNLOADING
+            self._start(work, self._unload(work))
+        else:
+            version = self._wanted[name]
+            work = self._works.setdefault(name, ModelWork(version))
+            work.renew(version, FETCHING if self._lacks(version) else LOADING)
+            self._start(work, self._steps.serve(work, self._assigned_blobs()))
+        self.on_change()
+
+    def _start(self, work: ModelWork, steps: Coroutine[Any, Any, None]) -> None:
+        assert self._group is not None
+        work.task = self._group.create_task(self._guard(work, steps))
+
+    async def _guard(self, work: ModelWork, steps: Coroutine[Any, Any, None]) -> None:
+        """Runs the steps; an error becomes the model's state."""
+        try:
+            await steps
+        except (AimeshError, OSError) as error:
+            work.fail(str(error), self._clock())
+            log.warning("model.failed", model=work.version.name, version=work.version.version, reason=str(error))
+        finally:
+            work.task, work.pinned = None, False
+            self.wake()
+
+    async def _unload(self, work: ModelWork) -> None:
+        await self._steps.unload(work)
+        del self._works[work.version.name]
+
+    async def _sleep(self) -> None:
+        due = next_retry(work.held() for work in self._works.values())
+        pause_s = None if due is None else max(0.0, due - self._clock())
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return  # a retry is due
+
+    async def _audit_forever(self) -> None:
+        """Looks now and then at what Triton really serves: it may have been told by others, or restarted unseen."""
+        while True:
+            await asyncio.sleep(_AUDIT_S)
+            if self._triton.status.ready:
+                try:
+                    await self._audit()
+                except AimeshError as error:  # its own supervision deals with a Triton that does not answer
+                    log.info("models.audit_failed", reason=str(error))
+
+    async def _audit(self) -> None:
+        before = {name: work.loaded for name, work in self._works.items()}
+        index = await self._triton.client.index()
+        serving = {name for name, entry in index.items() if entry.state == "READY"}
+        for name, loaded in before.items():
+            if name not in serving:
+                self._lose(name, loaded, "Triton does not serve it any more")
+        if self._revision:
+            for name in serving - set(self._works) - set(self._wanted) - {SELFTEST}:
+                log.warning("model.stray", model=name)
+                await self._triton.client.unload(name)
+
+    def _on_stub_death(self, name: str) -> None:
+        work = self._works.get(name)
+        if work is not None:
+            reason = "a process of the model died; the kernel's log says whether it was out of memory"
+            asyncio.get_running_loop().call_later(_DEATH_PAUSE_S, self._lose, name, work.loaded, reason)
+
+    def _lose(self, name: str, loaded: Loaded | None, reason: str) -> None:
+        """A model that was READY as `loaded` is no longer, unless something has been done about it since."""
+        work = self._works.get(name)
+        if work is None or work.task is not None or work.state != READY or work.loaded is not loaded:
+            return
+        if loaded is not None and loaded.generation == self._generation():
+            log.warning("model.lost", model=name, reason=reason)
+            work.loaded = None
+            work.fail(reason, self._clock())
+            self.wake()
+
+    def _lacks(self, version: registry_pb2.ModelVersion) -> bool:
+        return not self._store.held().issuperset(file.digest for file in version.files)
+
+    def _assigned_blobs(self) -> set[str]:
+        return {file.digest for version in self._wanted.values() for file in version.files}
+
+    def _generation(self) -> int:
+        return self._triton.status.generation if self._triton.status.ready else 0

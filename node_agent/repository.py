@@ -1,0 +1,107 @@
+"""Lays model versions out in Triton's model repository: <repository>/<name>/config.pbtxt and <name>/1/…"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from aimesh.registry.v1 import registry_pb2
+from meshkit.errors import InvalidInputError, PreconditionError
+from node_agent.modelconfig import adapt_config, render_config
+
+CONFIG = "config.pbtxt"
+
+
+class Repository:
+    """Triton's model repository below `data_dir`. Blocks on the disk."""
+
+    def __init__(self, data_dir: Path, runtimes_dir: Path, environment: str, blob_path: Callable[[str], Path]) -> None:
+        """`environment` is the virtual environment of Python models; `blob_path` gives a digest's file."""
+        self.root = data_dir / "repository"
+        self._staging = data_dir / "staging"
+        self._runtimes_dir = runtimes_dir
+        self._environment = environment
+        self._blob_path = blob_path
+
+    def clear(self) -> None:
+        """Empties it: at the agent's start nothing is loaded, and a crash may have left anything."""
+        for directory in (self.root, self._staging):
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+
+    def lay_out(self, version: registry_pb2.ModelVersion) -> Path:
+        """Puts a version in place of whatever version of its name is there. Blobs must be held.
+
+        Raises InvalidInputError on a path that would leave the model's folder or a config.pbtxt that is none,
+        PreconditionError when its runtime is not installed.
+        """
+        name = _folder(version.name)
+        staged = self._staging / name
+        shutil.rmtree(staged, ignore_errors=True)
+        (staged / "1").mkdir(parents=True)
+        if version.runtime == "python":
+            self._stage_own(version, staged)
+        else:
+            self._stage_template(version, staged)
+        self.remove(name)
+        return staged.rename(self.root / name)
+
+    def remove(self, name: str) -> None:
+        """Removes a model; nothing happens when it is not there."""
+        target, doomed = self.root / _folder(name), self._staging / f"{name}.removed"
+        if target.exists():
+            shutil.rmtree(doomed, ignore_errors=True)
+            target.rename(doomed)  # at once for Triton, which may look at any moment
+            shutil.rmtree(doomed)
+
+    def _stage_own(self, version: registry_pb2.ModelVersion, staged: Path) -> None:
+        """The user's own Triton model: files as they are, but for the name and environment in its configuration."""
+        for file in version.files:
+            _link(self._blob_path(file.digest), staged / _relative(file.path))
+        config = staged / CONFIG
+        if not config.exists():
+            raise InvalidInputError(f"model {version.name} {version.version} has no {CONFIG}")
+        text = config.read_text(errors="replace")
+        config.unlink()  # the blob itself is behind this name
+        config.write_text(adapt_config(text, version.name, self._environment))
+
+    def _stage_template(self, version: registry_pb2.ModelVersion, staged: Path) -> None:
+        """The runtime's model.py, with the version's files beside it."""
+        template = self._runtimes_dir / _folder(version.runtime) / "model.py"
+        if not template.exists():
+            raise PreconditionError(
+                f"runtime {version.runtime!r} of model {version.name} is not installed: there is no {template}",
+                hint="install the runtime on this node, or set agent.runtimes_dir",
+            )
+        for file in version.files:
+            relative = _relative(file.path)
+            if relative == PurePosixPath("model.py"):
+                raise InvalidInputError(f"model {version.name}: model.py is the runtime's own file, rename yours")
+            _link(self._blob_path(file.digest), staged / "1" / relative)
+        shutil.copyfile(template, staged / "1" / "model.py")
+        (staged / CONFIG).write_text(render_config(version, self._environment))
+
+
+def _folder(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise InvalidInputError(f"{name!r} cannot be the name of a folder")
+    return name
+
+
+def _relative(path: str) -> PurePosixPath:
+    pure = PurePosixPath(path)
+    if not path or "\0" in path or pure.is_absolute() or any(part in ("", ".", "..") for part in path.split("/")):
+        raise InvalidInputError(f"{path!r} is no path below the model's folder (relative, without '.' and '..')")
+    return pure
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise InvalidInputError(f"two files of the model have the path {target.name!r}") from None
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)

@@ -1,0 +1,118 @@
+"""The steps from a version's digests to a model that answers, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+
+import structlog
+
+from meshkit.errors import AimeshError, UnavailableError
+from node_agent.fetch import Fetcher
+from node_agent.plan import LOADING
+from node_agent.repository import Repository
+from node_agent.selfrequest import test_model
+from node_agent.settings import AgentSettings
+from node_agent.threads import uninterrupted
+from node_agent.triton.server import InferenceServer
+from node_agent.triton.stubs import StubWatch
+from node_agent.work import ModelWork
+
+log = structlog.get_logger()
+
+_PROGRESS_S = 1.0
+_UNLOAD_POLL_S = 0.05
+
+
+class Steps:
+    """Carries out what was decided, for one name at a time each. Errors are raised, the work is changed as it goes."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        triton: InferenceServer,
+        fetcher: Fetcher,
+        repository: Repository,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._triton = triton
+        self._fetcher = fetcher
+        self._repository = repository
+        self._clock = clock
+        self.stubs = StubWatch(repository.root, lambda name: self.on_stub_death(name))
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a work has changed."""
+        self.on_stub_death: Callable[[str], None] = lambda _: None
+        """Called with a model's name when one of its processes died."""
+
+    async def serve(self, work: ModelWork, keep: Collection[str]) -> None:
+        """Fetches what is missing, verifies, lays out, loads and tests. `keep` are digests that must not be evicted."""
+        await self._fetch(work, keep)
+        await uninterrupted(self._repository.lay_out, work.version)
+        work.state, work.message = LOADING, "" if self._triton.status.ready else "Triton is not ready"
+        self.on_change()
+        generation = await self._triton.wait_ready()
+        work.pinned, work.message = True, ""
+        await self._load(work.version.name)
+        work.now_serving(generation)
+        await self._test(work)
+        work.succeed(self._clock())
+        log.info("model.ready", model=work.version.name, version=work.version.version)
+
+    async def unload(self, work: ModelWork) -> None:
+        """Unloads once requests in flight are done (at most drain_s), then removes the files."""
+        name = work.version.name
+        self.stubs.forget(name)
+        try:
+            if self._triton.status.ready:
+                await self._triton.client.unload(name)
+                await self._until_unloaded(name)
+        except UnavailableError as error:
+            log.info("model.unload_cut_short", model=name, reason=str(error))  # a Triton that died serves nothing
+        await uninterrupted(self._repository.remove, name)
+        log.info("model.unloaded", model=name, version=work.version.version)
+
+    async def _fetch(self, work: ModelWork, keep: Collection[str]) -> None:
+        last_told = self._clock()
+        finished = 0
+
+        def progress(received: int) -> None:
+            nonlocal last_told
+            work.bytes_done = finished + received
+            if self._clock() - last_told >= _PROGRESS_S:
+                last_told = self._clock()
+                self.on_change()
+
+        for file in work.version.files:
+            await self._fetcher.fetch(file, keep, progress)
+            finished += file.size
+
+    async def _load(self, name: str) -> None:
+        pid = self._triton.status.pid
+        replaced = await asyncio.to_thread(self.stubs.find, pid, name)
+        self.stubs.forget(name)
+        try:
+            await self._triton.client.load(name, self._settings.triton.load_timeout_s)
+        except UnavailableError as error:
+            raise UnavailableError(f"Triton went away while it loaded {name}: {error.message}") from None
+        self.stubs.watch(name, await asyncio.to_thread(self.stubs.find, pid, name) - replaced)
+
+    async def _test(self, work: ModelWork) -> None:
+        client, name = self._triton.client, work.version.name
+        try:
+            await test_model(client, work.version, self._settings.triton.test_timeout_s)
+        except AimeshError:
+            work.loaded = None
+            self.stubs.forget(name)
+            await client.unload(name)  # what fails its own test must not answer anybody
+            raise
+
+    async def _until_unloaded(self, name: str) -> None:
+        deadline = self._clock() + self._settings.drain_s
+        while self._clock() < deadline:
+            entry = (await self._triton.client.index()).get(name)
+            if entry is None or entry.state in ("", "UNAVAILABLE"):
+                return
+            await asyncio.sleep(_UNLOAD_POLL_S)

@@ -1,0 +1,1 @@
+"""Triton on this machine: how it is started, watched, tested and called."""

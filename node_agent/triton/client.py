@@ -1,0 +1,123 @@
+"""Calls to one Triton over its own KServe v2 gRPC service: deadlines on all, errors from the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from meshkit.channel import MAX_MESSAGE_BYTES
+from meshkit.errors import AimeshError, DeadlineError, UnavailableError
+from meshkit.grpc_errors import from_call
+
+CONTROL_TIMEOUT_S = 5.0
+"""Deadline of calls that Triton answers from memory."""
+
+# No keepalive pings: a Triton that the agent did not start takes them for an attack and hangs up.
+_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A model as Triton's repository index shows it: state is READY, LOADING, UNLOADING, UNAVAILABLE or empty."""
+
+    state: str
+    reason: str
+
+
+class TritonClient:
+    """One Triton, by `host:port`. Every method raises a leaf of meshkit.errors, UnavailableError when none answers."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def live(self, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
+        """Whether it answers at all; never raises."""
+        try:
+            answer = await self._call(self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout_s))
+        except AimeshError:
+            return False
+        return bool(answer.live)
+
+    async def version(self) -> str:
+        """Triton's own version, as 2.51.0."""
+        request = service_pb2.ServerMetadataRequest()
+        return str((await self._call(self._stub.ServerMetadata(request, timeout=CONTROL_TIMEOUT_S))).version)
+
+    async def load(self, name: str, timeout_s: float) -> None:
+        """Loads or reloads a model from the repository; returns when it is ready, raises with Triton's reason."""
+        request = service_pb2.RepositoryModelLoadRequest(model_name=name)
+        await self._call(self._stub.RepositoryModelLoad(request, timeout=timeout_s))
+
+    async def unload(self, name: str) -> None:
+        """Asks Triton to unload a model. Requests in flight go on: see `index` for when it is gone."""
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
+        await self._call(self._stub.RepositoryModelUnload(request, timeout=CONTROL_TIMEOUT_S))
+
+    async def index(self) -> dict[str, IndexEntry]:
+        """Every model in the repository, by name."""
+        request = service_pb2.RepositoryIndexRequest()
+        answer = await self._call(self._stub.RepositoryIndex(request, timeout=CONTROL_TIMEOUT_S))
+        return {model.name: IndexEntry(model.state, model.reason) for model in answer.models}
+
+    async def executions(self) -> int:
+        """Requests answered since the models were loaded, failed ones included."""
+        request = service_pb2.ModelStatisticsRequest()
+        answer = await self._call(self._stub.ModelStatistics(request, timeout=CONTROL_TIMEOUT_S))
+        return sum(s.inference_stats.success.count + s.inference_stats.fail.count for s in answer.model_stats)
+
+    async def infer(self, request: service_pb2.ModelInferRequest, timeout_s: float) -> service_pb2.ModelInferResponse:
+        """One request, one response."""
+        return await self._call(self._stub.ModelInfer(request, timeout=timeout_s))
+
+    async def stream(
+        self, request: service_pb2.ModelInferRequest, timeout_s: float
+    ) -> list[service_pb2.ModelInferResponse]:
+        """One request to a decoupled model, all of its responses; timeout_s bounds the whole."""
+        call = self._stub.ModelStreamInfer(_once(request), timeout=timeout_s)
+        responses: list[service_pb2.ModelInferResponse] = await self._call(_collect(call))
+        return responses
+
+    async def close(self) -> None:
+        """Closes the connection; calls in flight are cancelled."""
+        await self._channel.close(None)
+
+    async def _call(self, awaitable: Awaitable[Any]) -> Any:
+        try:
+            return await awaitable
+        except grpc.aio.AioRpcError as error:
+            raise _explain(error, self.address) from None
+
+
+async def _once(request: service_pb2.ModelInferRequest) -> AsyncIterator[service_pb2.ModelInferRequest]:
+    yield request
+
+
+async def _collect(call: AsyncIterator[Any]) -> list[service_pb2.ModelInferResponse]:
+    responses = []
+    async for message in call:
+        if message.error_message:
+            raise AimeshError(message.error_message, reason="MODEL_ERROR")
+        responses.append(message.infer_response)
+    return responses
+
+
+def _explain(error: grpc.aio.AioRpcError, address: str) -> AimeshError:
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineError(f"Triton at {address} did not answer in time")
+    if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in (error.details() or "").lower():
+        return UnavailableError(f"Triton at {address} cannot be reached: {error.details()}")
+    return from_call(error)

@@ -1,0 +1,148 @@
+"""How Triton is started: its files, its command line, its environment, and the ports it needs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import socket
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshkit.errors import ExhaustedError, PreconditionError
+from node_agent.settings import TritonSettings
+
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@dataclass(frozen=True)
+class TritonFiles:
+    """What a Triton needs of the disk."""
+
+    server: Path
+    backends: Path
+    stub: Path | None
+    """The Python backend's stub for this Python, where it does not lie in `backends` yet."""
+    libraries: tuple[Path, ...]
+    """Directories for LD_LIBRARY_PATH."""
+
+
+def find_files(settings: TritonSettings) -> TritonFiles:
+    """The settings' Triton, or that of the nvidia-pytriton wheel. Raises PreconditionError when one is missing."""
+    if settings.server is not None:
+        backends = settings.backends_dir or settings.server.parents[1] / "backends"
+        files = TritonFiles(settings.server, backends, None, _python_library())
+    else:
+        files = _wheel_files(settings)
+    for path in (files.server, files.backends / "python", files.stub):
+        if path is not None and not path.exists():
+            raise PreconditionError(
+                f"Triton needs {path}, which does not exist",
+                hint="install nvidia-pytriton, or set agent.triton.server and agent.triton.backends_dir",
+            )
+    return files
+
+
+def _wheel_files(settings: TritonSettings) -> TritonFiles:
+    # Found, not imported: pytriton itself starts threads and patches modules when it is imported.
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise PreconditionError(
+            "no Triton: the package nvidia-pytriton is not installed",
+            hint="pip install 'aimesh[agent]', or set agent.triton.server to the path of a tritonserver",
+        )
+    package = Path(spec.origin).parent
+    root = package / "tritonserver"
+    return TritonFiles(
+        server=root / "bin" / "tritonserver",
+        backends=settings.backends_dir or root / "backends",
+        stub=root / "python_backend_stubs" / _PYTHON / "triton_python_backend_stub",
+        libraries=(*_python_library(), package.parent / "nvidia_pytriton.libs"),
+    )
+
+
+def _python_library() -> tuple[Path, ...]:
+    """Where libpython lies, which the Python backend's stub is linked with."""
+    directory, name = sysconfig.get_config_vars("LIBDIR", "INSTSONAME")
+    library = Path(str(directory)) / str(name)
+    if not library.exists():
+        raise PreconditionError(
+            f"Triton's Python backend needs {library.name}, which is not in {library.parent}",
+            hint=f"install libpython{_PYTHON}, or a Python {_PYTHON} that was built with --enable-shared",
+        )
+    return (library.parent,)
+
+
+def prepare_backends(files: TritonFiles, target: Path) -> Path:
+    """A copy of the backends (a few MB) with the stub for this Python in it, made anew. Returns its directory.
+
+    Without a stub to add, the backends are used where they are.
+    """
+    if files.stub is None:
+        return files.backends
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(files.backends, target, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(files.stub, target / "python" / files.stub.name)
+    return target
+
+
+def memory_prefix(data_dir: Path) -> str:
+    """How the names of this agent's shared memory regions start, so that leftovers are known."""
+    return f"aimesh_{hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]}"
+
+
+def command(
+    settings: TritonSettings, server: Path, backends: Path, data_dir: Path, drain_s: float, node_id: str
+) -> list[str]:
+    """Triton's command line."""
+    python = "--backend-config=python,"
+    return [
+        str(server),
+        f"--id={node_id}",
+        f"--model-repository={data_dir / 'repository'}",
+        "--model-control-mode=explicit",
+        # Strict, one model that failed or was unloaded would make the whole server "not ready" to every client.
+        "--strict-readiness=false",
+        f"--backend-directory={backends}",
+        f"{python}shm-region-prefix-name={memory_prefix(data_dir)}",
+        f"{python}stub-timeout-seconds={max(30, int(settings.start_timeout_s))}",
+        f"--grpc-address={settings.listen}",
+        f"--grpc-port={settings.grpc_port}",
+        f"--http-address={settings.listen}",
+        f"--http-port={settings.http_port}",
+        f"--metrics-address={settings.listen}",
+        f"--metrics-port={settings.metrics_port}",
+        # Clients that check their connections often are welcome, as at every server of the mesh.
+        "--grpc-http2-min-recv-ping-interval-without-data=5000",
+        "--grpc-http2-max-ping-strikes=0",
+        f"--exit-timeout-secs={max(1, round(drain_s))}",
+        "--log-format=ISO8601",
+    ]
+
+
+def environment(base: Mapping[str, str], libraries: tuple[Path, ...]) -> dict[str, str]:
+    """Triton's environment: the agent's, with the libraries first on LD_LIBRARY_PATH."""
+    paths = [str(path) for path in libraries]
+    if base.get("LD_LIBRARY_PATH"):
+        paths.append(base["LD_LIBRARY_PATH"])
+    return {**base, "LD_LIBRARY_PATH": ":".join(paths)}
+
+
+def check_ports(settings: TritonSettings) -> None:
+    """Raises ExhaustedError naming the setting and the port when another program listens on one of Triton's ports."""
+    for key in ("grpc_port", "http_port", "metrics_port"):
+        port = int(getattr(settings, key))
+        family = socket.AF_INET6 if ":" in settings.listen else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.listen, port))
+            except OSError as error:
+                raise ExhaustedError(
+                    f"Triton cannot listen on {settings.listen}:{port}: {error.strerror}",
+                    hint=f"set agent.triton.{key} to a free port, or end the program that has it (see: ss -ltnp)",
+                    reason="PORT_TAKEN",
+                ) from None

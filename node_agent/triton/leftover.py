@@ -1,0 +1,81 @@
+"""Triton's process group: remembered on disk, so that an agent that was killed leaves nothing to its successor."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+
+from meshkit.files import write_atomically
+from meshkit.process import ProcessId
+from node_agent.triton.launch import memory_prefix
+
+_DEATH_S = 10.0
+
+
+def remember(data_dir: Path, process: ProcessId) -> None:
+    """Writes down which Triton this agent has started."""
+    write_atomically(_record(data_dir), json.dumps({"pid": process.pid, "started": process.started}).encode())
+
+
+def end_leftovers(data_dir: Path) -> list[int]:
+    """Kills what an earlier agent of this directory left: Triton, its stubs, its shared memory. Returns Tritons' pids.
+
+    Blocks for some milliseconds. To be called under the directory's lock, while no Triton of its own runs.
+    """
+    found = list({process.pid: process for process in _recorded(data_dir) + _running(data_dir)}.values())
+    for process in found:
+        kill_group(process)
+    deadline = time.monotonic() + _DEATH_S
+    while any(process.alive() for process in found) and time.monotonic() < deadline:
+        time.sleep(0.01)  # its ports are free when it is dead, not when it is told to die
+    _record(data_dir).unlink(missing_ok=True)
+    _release_memory(data_dir)
+    return [process.pid for process in found]
+
+
+def kill_group(leader: ProcessId) -> None:
+    """SIGKILL to all processes of the group that `leader` leads or, if it is gone, led.
+
+    A pid is not given to a new process while a group of that number exists. So when the pid has a process that started
+    at another time, the old group is gone; when it has none, the group of that number can only be the old one.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if abs(psutil.Process(leader.pid).create_time() - leader.started) >= 1.0:
+            return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)
+
+
+def _record(data_dir: Path) -> Path:
+    return data_dir / "triton.json"
+
+
+def _recorded(data_dir: Path) -> list[ProcessId]:
+    try:
+        record = json.loads(_record(data_dir).read_text())
+        return [ProcessId(int(record["pid"]), float(record["started"]))]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        return []  # written by no agent of ours; _running finds a Triton that runs
+
+
+def _running(data_dir: Path) -> list[ProcessId]:
+    """Tritons that serve this directory's repository: one may have been started just before its agent was killed."""
+    argument = f"--model-repository={data_dir / 'repository'}"
+    return [
+        ProcessId(process.pid, process.create_time())
+        for process in psutil.process_iter(["cmdline"])
+        if argument in (process.info["cmdline"] or [])
+    ]
+
+
+def _release_memory(data_dir: Path) -> None:
+    for region in Path("/dev/shm").glob(f"{memory_prefix(data_dir)}*"):  # noqa: S108  # POSIX shared memory, no temporary file
+        region.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""What the rest of the agent sees of Triton, whoever started it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from aimesh.membership.v1 import membership_pb2
+from node_agent.settings import AgentSettings
+from node_agent.triton.client import TritonClient
+
+log = structlog.get_logger()
+
+STARTING = membership_pb2.TRITON_STATE_STARTING
+READY = membership_pb2.TRITON_STATE_READY
+CRASH_LOOP = membership_pb2.TRITON_STATE_CRASH_LOOP
+STOPPING = membership_pb2.TRITON_STATE_STOPPING
+
+
+@dataclass(frozen=True)
+class TritonStatus:
+    """Triton at one moment."""
+
+    state: membership_pb2.TritonState.ValueType = STARTING
+    generation: int = 0
+    """Rises each time a Triton becomes ready: what was loaded in an earlier generation is loaded no more."""
+    pid: int = 0
+    version: str = ""
+    message: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes models and answers."""
+        return self.state == READY
+
+
+class InferenceServer:
+    """A Triton, managed or external. `run` keeps `status` true until `stop` is called; `client` calls it."""
+
+    def __init__(self, settings: AgentSettings, data_dir: Path, address: str) -> None:
+        self.settings = settings
+        self.data_dir = data_dir
+        self.status = TritonStatus()
+        self.client = TritonClient(address)
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each change of `status`."""
+        self._ready = asyncio.Event()
+        self._stop = asyncio.Event()
+
+    @property
+    def repository(self) -> Path:
+        """Triton's model repository."""
+        return self.data_dir / "repository"
+
+    async def run(self) -> None:
+        """Until stopped. Cancelled, it ends what it started at once."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Lets requests in flight finish (at most drain_s), then `run` returns."""
+        self._stop.set()
+
+    async def wait_ready(self) -> int:
+        """Waits until it is ready; gives the generation."""
+        await self._ready.wait()
+        return self.status.generation
+
+    def report(self) -> membership_pb2.Triton:
+        """As told to the coordinator."""
+        triton = self.settings.triton
+        return membership_pb2.Triton(
+            state=self.status.state,
+            grpc_port=int(self.client.address.rpartition(":")[2]),
+            http_port=triton.http_port,
+            metrics_port=triton.metrics_port,
+            pid=self.status.pid,
+            version=self.status.version,
+            message=self.status.message,
+        )
+
+    def _set(self, **changes: Any) -> None:
+        status = replace(self.status, **changes)
+        if status == self.status:
+            return
+        self.status = status
+        if status.ready:
+            self._ready.set()
+        else:
+            self._ready.clear()
+        log.info(
+            "triton.state",
+            state=membership_pb2.TritonState.Name(status.state),
+            pid=status.pid,
+            generation=status.generation,
+            message=status.message,
+        )
+        self.on_change()

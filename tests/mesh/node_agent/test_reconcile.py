@@ -1,0 +1,192 @@
+"""Assignments carried out on a real Triton: loads, failures, replacements, deaths."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from meshkit.errors import AimeshError
+from node_agent.main import Agent, build_agent
+from node_agent.plan import FAILED, LOADING, READY
+from tests.mesh.node_agent.support import (
+    COUNTDOWN,
+    Coordinator,
+    add_model,
+    countdown,
+    eventually,
+    int32_answer,
+    int32_request,
+    settings_in,
+)
+
+
+class Node:
+    """An agent in this process and the coordinator it has joined."""
+
+    def __init__(self, coordinator: Coordinator, agent: Agent) -> None:
+        self.coordinator = coordinator
+        self.agent = agent
+
+    @property
+    def blobs(self) -> Path:
+        return self.agent.settings.data_dir / "blobs"
+
+    async def ask(self, name: str, *values: int) -> list[int]:
+        return int32_answer(await self.agent.triton.client.infer(int32_request(name, *values), 20))
+
+    async def reaches(self, name: str, version: str, state: int) -> None:
+        await eventually(lambda: self.coordinator.states().get((name, version)) == state)
+
+    def stubs(self, name: str) -> list[psutil.Process]:
+        children = psutil.Process(self.agent.triton.status.pid).children(recursive=True)
+        return [p for p in children if f"/repository/{name}/" in " ".join(_cmdline(p))]
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@asynccontextmanager
+async def running_node(data_dir: Path) -> AsyncIterator[Node]:
+    coordinator = Coordinator()
+    await coordinator.start()
+    agent = build_agent(settings_in(data_dir, (coordinator.address,)), "instance")
+    try:
+        async with asyncio.TaskGroup() as group:
+            triton = group.create_task(agent.triton.run())
+            others = [group.create_task(part) for part in (agent.models.run(), agent.session.run())]
+            try:
+                yield Node(coordinator, agent)
+            finally:
+                for task in others:
+                    task.cancel()
+                agent.triton.stop()
+                await asyncio.wait_for(triton, 20)
+    finally:
+        await coordinator.stop()
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with running_node(tmp_path) as started:
+        yield started
+
+
+async def test_failures_say_why_and_do_not_touch_the_others(node: Node) -> None:
+    blobs = node.coordinator.blobs
+    missing = blobs.version("missing", "1.0.0", "not there")
+    del blobs[missing.files[0].digest]
+    await node.coordinator.assign(
+        blobs.version("good", "1.0.0", add_model(1)),
+        blobs.version("raises", "1.0.0", add_model(1, before="raise ValueError('no such weights')")),
+        blobs.version("wrong", "1.0.0", add_model(1, request="raise RuntimeError('cannot run')")),
+        blobs.version("untestable", "1.0.0", add_model(1), self_test="{}"),
+        missing,
+    )
+    for name in ("raises", "wrong", "untestable", "missing"):
+        await node.reaches(name, "1.0.0", FAILED)
+    await node.reaches("good", "1.0.0", READY)
+    assert "no such weights" in node.coordinator.message("raises")
+    assert "cannot run" in node.coordinator.message("wrong")
+    assert "KServe v2" in node.coordinator.message("untestable")
+    assert "no blob" in node.coordinator.message("missing")
+    assert await node.ask("good", 1) == [2]
+    with pytest.raises(AimeshError):
+        await node.ask("wrong", 1)
+
+    # A failed one is tried again by itself.
+    blobs.version("missing", "1.0.0", "not there")
+    blobs[missing.files[0].digest] = b"not there"
+    await node.coordinator.assign(blobs.version("good", "1.0.0", add_model(1)))
+    await eventually(lambda: set(node.coordinator.states()) == {("good", "1.0.0")})
+    assert node.stubs("raises") == node.stubs("wrong") == []
+    assert [path.name for path in (node.agent.settings.data_dir / "repository").iterdir()] == ["good"]
+
+
+async def test_a_runtimes_template_that_streams(node: Node) -> None:
+    template = node.agent.settings.runtimes_dir / "countdown" / "model.py"
+    template.parent.mkdir(parents=True)
+    template.write_text(COUNTDOWN)
+    blobs = node.coordinator.blobs
+    await node.coordinator.assign(countdown(blobs, "down", 0), countdown(blobs, "up", -1))
+    await node.reaches("down", "1.0.0", READY)
+    await node.reaches("up", "1.0.0", FAILED)
+    assert node.coordinator.message("up") == "cannot count up"
+    responses = await node.agent.triton.client.stream(int32_request("down", 0), 10)
+    assert [int32_answer(response) for response in responses if response.outputs] == [[3], [2], [1]]
+
+
+async def test_a_new_version_replaces_the_old_without_losing_a_request(node: Node) -> None:
+    blobs = node.coordinator.blobs
+    await node.coordinator.assign(blobs.version("plus", "1.0.0", add_model(1)))
+    await node.reaches("plus", "1.0.0", READY)
+    await node.coordinator.assign(blobs.version("plus", "2.0.0", add_model(2, before="time.sleep(0.5)")))
+    answers = []
+    while node.coordinator.states().get(("plus", "2.0.0")) != READY:
+        answers.append((await node.ask("plus", 1))[0])
+    answers.append((await node.ask("plus", 1))[0])
+    assert set(answers) == {2, 3}
+    assert answers == sorted(answers)
+    assert any(
+        {(m.version, m.state) for m in report.models} == {("1.0.0", READY), ("2.0.0", LOADING)}
+        for report in node.coordinator.reports
+    ), "the old version is reported READY while the new one loads"
+
+    asked = node.blobs.parent / "asked"
+    request = f"open('{asked}', 'w').close(); time.sleep(1)"
+    slow = blobs.version("plus", "3.0.0", add_model(3, request=request), self_test="")
+    await node.coordinator.assign(slow)
+    await node.reaches("plus", "3.0.0", READY)
+    in_flight = asyncio.create_task(node.ask("plus", 1))
+    await eventually(asked.exists)
+    await node.coordinator.assign()
+    await eventually(lambda: not node.coordinator.states())
+    assert await in_flight == [4], "what was in flight is finished before it is unloaded"
+
+
+async def test_what_dies_comes_back(node: Node) -> None:
+    blobs = node.coordinator.blobs
+    version = blobs.version("plus", "1.0.0", add_model(1))
+    await node.coordinator.assign(version)
+    await node.reaches("plus", "1.0.0", READY)
+
+    (stub,) = node.stubs("plus")
+    triton_pid = node.agent.triton.status.pid
+    stub.kill()
+    await node.reaches("plus", "1.0.0", FAILED)
+    assert "process of the model died" in node.coordinator.message("plus")
+    await node.reaches("plus", "1.0.0", READY)
+    assert await node.ask("plus", 1) == [2]
+    assert node.agent.triton.status.pid == triton_pid
+
+    # A byte flips on disk: noticed at the next load, and fetched again.
+    blob = node.blobs / version.files[0].digest
+    content = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(content.replace(b"+ 1", b"+ 9"))
+    downloads = len(node.coordinator.downloads)
+    stubs = node.stubs("plus")
+    seen = len(node.coordinator.reports)
+    os.kill(triton_pid, signal.SIGKILL)
+    await node.reaches("plus", "1.0.0", LOADING)
+    await node.reaches("plus", "1.0.0", READY)
+    assert await node.ask("plus", 1) == [2]
+    assert len(node.coordinator.downloads) == downloads + 1
+    assert all(not process.is_running() or process.status() == psutil.STATUS_ZOMBIE for process in stubs)
+    since = {model.state for report in node.coordinator.reports[seen:] for model in report.models}
+    assert FAILED not in since, "Triton's death is not the model's failure"
+
+    # Somebody else unloads it behind the agent's back.
+    await node.agent.triton.client.unload("plus")
+    await node.reaches("plus", "1.0.0", FAILED)
+    await node.reaches("plus", "1.0.0", READY)

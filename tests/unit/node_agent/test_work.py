@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from aimesh.membership.v1 import membership_pb2
+from aimesh.registry.v1 import registry_pb2
+from node_agent.plan import FAILED, FETCHING, LOADING, READY, UNLOADING
+from node_agent.work import ModelWork
+
+
+def _version(version: str) -> registry_pb2.ModelVersion:
+    return registry_pb2.ModelVersion(name="m", version=version, files=[registry_pb2.ModelFile(path="f", size=10)])
+
+
+def _seen(work: ModelWork, generation: int) -> list[tuple[str, int]]:
+    return [(status.version, status.state) for status in work.statuses(generation)]
+
+
+def test_fetching_shows_progress() -> None:
+    work = ModelWork(_version("1.0.0"))
+    work.bytes_done = 4
+    assert work.statuses(1) == [
+        membership_pb2.ModelStatus(name="m", version="1.0.0", state=FETCHING, bytes_done=4, bytes_total=10)
+    ]
+
+
+def test_the_old_version_is_shown_as_long_as_it_serves() -> None:
+    work = ModelWork(_version("1.0.0"))
+    work.now_serving(1)
+    work.succeed(0.0)
+    assert _seen(work, 1) == [("1.0.0", READY)]
+    work.renew(_version("2.0.0"), LOADING)
+    assert _seen(work, 1) == [("1.0.0", READY), ("2.0.0", LOADING)]
+    work.fail("no", 0.0)
+    assert _seen(work, 1) == [("1.0.0", READY), ("2.0.0", FAILED)]
+    work.now_serving(1)
+    work.succeed(0.0)
+    assert _seen(work, 1) == [("2.0.0", READY)]
+
+
+def test_no_model_is_ready_in_a_triton_that_is_not() -> None:
+    work = ModelWork(_version("1.0.0"))
+    work.now_serving(1)
+    work.succeed(0.0)
+    assert _seen(work, 0) == [("1.0.0", LOADING)]
+    assert _seen(work, 2) == [("1.0.0", LOADING)]
+    assert work.held().generation == 1
+
+
+def test_pauses_grow_with_failures_and_start_again_after_a_stable_time() -> None:
+    work = ModelWork(_version("1.0.0"))
+    pauses = []
+    for _ in range(12):
+        work.fail("no", 100.0)
+        pauses.append(work.retry_at - 100.0)
+    assert all(pause >= 0.25 for pause in pauses)
+    assert pauses[-1] >= 30.0
+    assert all(pause <= 60.0 for pause in pauses)
+    work.succeed(200.0)
+    work.fail("died", 230.0)
+    assert work.retry_at - 230.0 >= 30.0, "half a minute is no stable time"
+    work.succeed(300.0)
+    work.fail("died", 400.0)
+    assert work.retry_at - 400.0 <= 1.25
+
+
+def test_a_failed_unload_stays_an_unload() -> None:
+    work = ModelWork(_version("1.0.0"), state=UNLOADING)
+    work.fail("busy", 0.0)
+    assert work.state == UNLOADING
