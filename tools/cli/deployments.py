@@ -1,0 +1,86 @@
+"""`aimesh deploy` and `undeploy`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tools.cli.models import Named, split_name
+from tools.cli.options import Json, StateDir
+
+if TYPE_CHECKING:
+    from aimesh.routing.v1 import routing_pb2
+    from tools.cli.placement import Fare
+    from tools.cli.target import Mesh
+
+
+def deploy(
+    model: Named,
+    replicas: Annotated[int, typer.Option(help="Nodes that serve it.", min=1)] = 1,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every replica answers.")] = True,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.", min=0.1)] = 300.0,
+    as_json: Json = False,
+    state_dir: StateDir = None,
+) -> None:
+    """Serve a model on the nodes that fit. Clients reach it at the gateway, or at xds:///NAME.
+
+    Exit code 7 when not all replicas found a place (those that did, serve), 5 when a replica failed to load.
+
+    Example: [bold]aimesh deploy smollm2:1.0.0 --replicas 2[/bold]
+    """
+    from tools.cli.client import run
+    from tools.cli.output import console, print_json
+    from tools.cli.placement import apply, no_place
+    from tools.cli.plain import plain
+    from tools.cli.target import find_mesh
+
+    mesh = find_mesh(state_dir)
+    name, version = split_name(model)
+    target = run(apply(mesh, name, version, replicas))
+    if wait:
+        target = wait_with_progress(mesh, name, target.version, timeout)
+    if len(target.nodes) < target.wanted and target.rejections:
+        raise no_place(name, target)
+    if as_json:
+        print_json({"name": name, **plain(target)})
+    else:
+        nodes = f" on {', '.join(target.nodes)}" if target.nodes else ""
+        console().print(f"{name}:{target.version}: {target.ready} of {target.wanted} replicas ready{nodes}.")
+
+
+def undeploy(
+    name: Annotated[str, typer.Argument(help="The deployment's name.")],
+    state_dir: StateDir = None,
+) -> None:
+    """Stop serving a model. Its versions stay recorded.
+
+    Example: [bold]aimesh undeploy smollm2[/bold]
+    """
+    from tools.cli.client import run
+    from tools.cli.output import console
+    from tools.cli.placement import remove
+    from tools.cli.target import find_mesh
+
+    run(remove(find_mesh(state_dir), name))
+    console().print(f"{name} is no longer deployed.")
+
+
+def wait_with_progress(mesh: Mesh, name: str, version: str, timeout_s: float) -> routing_pb2.TargetStatus:
+    """Waits until every replica answers, showing on standard error what each node does."""
+    from tools.cli.client import run
+    from tools.cli.output import progress_console
+    from tools.cli.placement import describe, wait_placed
+
+    terminal, said = progress_console(), ""
+    with terminal.status(f"{name}:{version}") as status:
+
+        def tell(fare: Fare) -> None:
+            nonlocal said
+            line = f"{name}:{version}  {describe(fare)}"
+            status.update(line)
+            if not terminal.is_terminal and line != said:
+                terminal.print(line)
+            said = line
+
+        return run(wait_placed(mesh, name, version, timeout_s, tell))

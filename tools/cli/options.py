@@ -1,0 +1,20 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        metavar="DIR",
+        help="Names the mesh: the directory that `aimesh up` keeps it in. "
+        "Otherwise $AIMESH_COORDINATORS and $AIMESH_GATEWAY, $AIMESH_STATE_DIR, or ~/.local/state/aimesh.",
+    ),
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

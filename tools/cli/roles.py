@@ -1,0 +1,73 @@
+"""The long-lived processes: `aimesh agent`, `coordinator` and `gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    Settings = TypeVar("Settings")
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Configuration in TOML; config.example.toml documents every key. "
+        "Each key may be given as AIMESH_<TABLE>_<KEY> in the environment, which wins.",
+    ),
+]
+
+
+def agent(config: Config = None) -> None:
+    """Run this machine's agent: it lends the machine to the mesh and serves models through Triton.
+
+    Example: [bold]aimesh agent --config /etc/aimesh/agent.toml[/bold]
+    """
+    from node_agent.main import run
+    from node_agent.settings import AgentSettings
+
+    settings = _load(AgentSettings, "agent", config)
+    _logs(config, "agent", node=settings.node_id)
+    asyncio.run(run(settings))
+
+
+def coordinator(config: Config = None) -> None:
+    """Run a coordinator: it keeps membership and state in etcd, places models and tells clients the routes.
+
+    Example: [bold]aimesh coordinator --config /etc/aimesh/coordinator.toml[/bold]
+    """
+    from coordinator.main import run
+    from coordinator.settings import CoordinatorSettings
+
+    settings = _load(CoordinatorSettings, "coordinator", config)
+    _logs(config, "coordinator", coordinator=settings.id)
+    asyncio.run(run(settings))
+
+
+def gateway(config: Config = None) -> None:
+    """Run a gateway: Envoy, configured by the coordinators. This process becomes Envoy.
+
+    Example: [bold]aimesh gateway --config /etc/aimesh/gateway.toml[/bold]
+    """
+    from tools.gateway import GatewaySettings, run
+
+    settings = _load(GatewaySettings, "gateway", config)
+    _logs(config, "gateway")
+    run(settings)
+
+
+def _load(kind: type[Settings], table: str, config: Path | None) -> Settings:
+    from meshkit.settings import load_settings
+
+    return load_settings(kind, table, config)
+
+
+def _logs(config: Path | None, component: str, **always: str) -> None:
+    from meshkit.logs import LogSettings, configure_logs
+    from meshkit.settings import load_settings
+
+    configure_logs(load_settings(LogSettings, "log", config), component=component, **always)

@@ -1,0 +1,54 @@
+"""Which mesh a command talks to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshkit.errors import UnavailableError
+from tools.local.record import MeshRecord, default_state_dir, read_record
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A mesh that commands can reach."""
+
+    coordinators: tuple[str, ...]
+    """host:port of each coordinator."""
+    gateway: str
+    """host:port of the gateway; empty when a remote mesh was named without one."""
+    state_dir: Path | None
+    """Where it is kept on this machine; None for a remote mesh."""
+    record: MeshRecord | None
+    """What runs on this machine; None for a remote mesh."""
+
+
+def find_mesh(state_dir: Path | None, environ: Mapping[str, str] | None = None) -> Mesh:
+    """The mesh named by --state-dir, else by $AIMESH_COORDINATORS, else the one of $AIMESH_STATE_DIR or the default.
+
+    Raises UnavailableError when none runs there.
+    """
+    environ = os.environ if environ is None else environ
+    local = (state_dir or default_state_dir(environ)).absolute()
+    record = read_record(local)
+    if state_dir is None and (listed := environ.get("AIMESH_COORDINATORS", "")):
+        coordinators = tuple(part.strip() for part in listed.split(",") if part.strip())
+        ours = record is not None and record.running and coordinators == record.layout.coordinators
+        return Mesh(coordinators, environ.get("AIMESH_GATEWAY", ""), local if ours else None, record if ours else None)
+    if record is None or not record.running:
+        named = f" --state-dir {local}" if state_dir else ""
+        raise UnavailableError(
+            f"no mesh runs in {local}", hint=f"start one: aimesh up --detach{named}", reason="MESH_NOT_RUNNING"
+        )
+    return Mesh(record.layout.coordinators, record.layout.gateway, local, record)
+
+
+def require_gateway(mesh: Mesh) -> str:
+    """The gateway's host:port. Raises UnavailableError when a remote mesh was named without one."""
+    if not mesh.gateway:
+        raise UnavailableError(
+            "no gateway is known for this mesh", hint="set AIMESH_GATEWAY=host:port", reason="GATEWAY_UNKNOWN"
+        )
+    return mesh.gateway

@@ -1,0 +1,81 @@
+"""Sends a packaged model to the mesh: blobs first, resumed where they stopped, then the version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc.aio
+
+from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from aimesh.registry.v1 import registry_pb2, registry_pb2_grpc
+from meshkit.errors import PreconditionError
+from meshkit.grpc_errors import from_call
+from tools.cli.client import CALL_TIMEOUT_S, connect
+from tools.cli.target import Mesh
+
+if TYPE_CHECKING:
+    from inference.packaging import Package
+
+CHUNK_BYTES = 1024 * 1024
+SLOWEST_BYTES_A_SECOND = 1024 * 1024
+"""An upload that is slower than this on the whole is given up."""
+Advance = Callable[[int], None]
+"""Told how many bytes more are at the coordinator."""
+
+
+async def push(mesh: Mesh, package: Package, advance: Advance) -> registry_pb2.ModelVersion:
+    """Uploads what is missing and records the version; gives it as recorded."""
+    sizes = {file.digest: file.size for file in package.version.files}
+    async with connect(mesh.coordinators, "coordinator") as channel:
+        artifacts = artifacts_pb2_grpc.ArtifactsServiceStub(channel)
+        for digest, path in package.paths.items():
+            await _send_blob(artifacts, digest, path, sizes[digest], advance)
+        registry = registry_pb2_grpc.RegistryServiceStub(channel)
+        request = registry_pb2.CreateVersionRequest(version=package.version)
+        return (await registry.CreateVersion(request, timeout=CALL_TIMEOUT_S)).version
+
+
+async def _send_blob(
+    artifacts: artifacts_pb2_grpc.ArtifactsServiceAsyncStub, digest: str, path: Path, size: int, advance: Advance
+) -> None:
+    """Sends what the coordinator does not hold; once more when it holds other than it said (two pushes at a time)."""
+    told = 0
+
+    def tell(sent: int) -> None:
+        nonlocal told
+        advance(max(0, sent - told))
+        told = max(told, sent)
+
+    for last_try in (False, True):
+        held = await artifacts.StatBlob(artifacts_pb2.StatBlobRequest(digest=digest), timeout=CALL_TIMEOUT_S)
+        if held.complete:
+            break
+        tell(held.received)
+        pieces = upload_pieces(path, digest, held.received, size, tell)
+        try:
+            await artifacts.UploadBlob(pieces, timeout=CALL_TIMEOUT_S + size / SLOWEST_BYTES_A_SECOND)
+        except grpc.aio.AioRpcError as error:
+            translated = from_call(error)
+            if last_try or not isinstance(translated, PreconditionError):
+                raise translated from None
+        else:
+            break
+    tell(size)
+
+
+def upload_pieces(
+    path: Path, digest: str, offset: int, size: int, tell: Callable[[int], None]
+) -> Iterator[artifacts_pb2.UploadBlobRequest]:
+    """The messages of one upload: the header with the first piece, then pieces of at most 1 MiB; at least one."""
+    request = artifacts_pb2.UploadBlobRequest(digest=digest, offset=offset, size=size)
+    with path.open("rb") as file:
+        file.seek(offset)
+        while True:
+            request.data = file.read(CHUNK_BYTES)
+            yield request
+            tell(file.tell())
+            if file.tell() >= size:
+                return
+            request = artifacts_pb2.UploadBlobRequest()
