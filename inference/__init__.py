@@ -1,0 +1,1 @@
+"""What runs inside Triton, one template a runtime, and the push side that describes a model to the mesh."""
