@@ -1,0 +1,1 @@
+"""xDS: compiles the cluster's state into what gRPC clients and Envoy are configured with, and serves it to them."""

@@ -1,0 +1,187 @@
+"""The gateway's routes: KServe v2 over gRPC and REST by model, the mesh's own API, and everything that is refused."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import grpc
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from google.protobuf import duration_pb2
+
+from aimesh.routing.v1 import routing_pb2
+from coordinator.state import State
+from coordinator.xds.clusters import ANY_NODE, ANY_NODE_HTTP, COORDINATORS, grpc_cluster, http_cluster
+from coordinator.xds.matching import OnMatch, exact, longest_prefix, routes_action
+from coordinator.xds.policy import retry_policy, route_action
+from coordinator.xds.readiness import Serving, is_available, shares, why_unavailable
+from coordinator.xds.replies import everything, grpc_reply, json_reply, literal, text_reply
+from coordinator.xds.snapshot import packed_any
+
+GATEWAY_ROUTES = "gateway/routes"
+"""Name of the gateway's route configuration; the slash keeps it apart from every deployment's."""
+MODEL_HEADER = "x-aimesh-model"
+"""Request header that names the model."""
+BY_MESSAGE_FILTERS = ("envoy.filters.http.grpc_field_extraction", "envoy.filters.http.lua")
+"""Filters that read the model's name from the message; off in the gateway's listener, on where no header names it."""
+
+_SERVICE = "/inference.GRPCInferenceService/"
+_REFUSED = "the mesh decides what is loaded and how servers are set; use: aimesh deploy, aimesh undeploy"
+_POLICY = routing_pb2.RoutePolicy()
+
+
+def gateway_routes(state: State, serving: Serving) -> route_pb2.RouteConfiguration:
+    """All routes of the gateway. What none allows is refused: a new call of Triton's is closed until it is added."""
+    host = route_components_pb2.VirtualHost(name="gateway", domains=["*"])
+    host.matcher.CopyFrom(_by_path(state, serving).matcher)
+    return route_pb2.RouteConfiguration(name=GATEWAY_ROUTES, virtual_hosts=[host])
+
+
+def _by_path(state: State, serving: Serving) -> OnMatch:
+    coordinators = routes_action([_to_coordinators()])
+    any_node_http = routes_action([_to_any_node(ANY_NODE_HTTP, http=True)])
+    any_node = routes_action([_to_any_node(ANY_NODE, http=False)])
+    fixed = {
+        "/healthz": routes_action([text_reply(HTTPStatus.OK, "ok\n")]),
+        "/v2": any_node_http,
+        "/v2/": any_node_http,
+        "/v2/models/stats": any_node_http,
+        f"{_SERVICE}RepositoryIndex": any_node,
+    }
+    by_prefix = {
+        # The six methods that name a model all begin with Model; those that load and unload begin with Repository.
+        f"{_SERVICE}Model": _grpc_by_model(state, serving),
+        f"{_SERVICE}Server": any_node,
+        _SERVICE: routes_action([grpc_reply(grpc.StatusCode.PERMISSION_DENIED, _REFUSED)]),
+        "/v2/health/": any_node_http,
+        "/v2/models/": _rest_by_model(state, serving),
+        **dict.fromkeys(("/v2/repository", "/v2/systemsharedmemory", "/v2/cudasharedmemory"), _rest_refused()),
+        **dict.fromkeys(("/v2/trace", "/v2/logging"), _rest_refused()),
+        **dict.fromkeys(("/aimesh.", "/grpc.reflection.", "/grpc.health.", "/grpc.channelz."), coordinators),
+    }
+    return exact(":path", fixed, longest_prefix(":path", by_prefix, _unknown_path()))
+
+
+def _unknown_path() -> OnMatch:
+    text = "nothing is served at %REQ(:PATH)%"
+    over_grpc = route_components_pb2.RouteMatch(
+        prefix="/", grpc=route_components_pb2.RouteMatch.GrpcRouteMatchOptions()
+    )
+    return routes_action(
+        [grpc_reply(grpc.StatusCode.UNIMPLEMENTED, text, over_grpc), json_reply(HTTPStatus.NOT_FOUND, text)]
+    )
+
+
+def _grpc_by_model(state: State, serving: Serving) -> OnMatch:
+    """By the header that names the model, set by the client or, from the message, by the filters."""
+    by_name = {
+        name: routes_action([grpc_reply(grpc.StatusCode.UNAVAILABLE, literal(reason))])
+        for name, reason in _unavailable(state, serving).items()
+    }
+    for name, deployment in _available(state, serving).items():
+        action = route_action(
+            deployment.policy,
+            shares(state, deployment, serving),
+            lambda version, name=name: grpc_cluster(name, version),  # type: ignore[misc]
+        )
+        by_name[name] = routes_action([route_components_pb2.Route(match=everything(), route=action)])
+    return exact(MODEL_HEADER, by_name, routes_action(_grpc_without_model()))
+
+
+def _grpc_without_model() -> list[route_components_pb2.Route]:
+    """For calls whose header names no known model, and for those without the header until the message is read."""
+    named = route_components_pb2.RouteMatch(prefix="/")
+    named.headers.add(name=MODEL_HEADER, present_match=True)
+    unknown = grpc_reply(
+        grpc.StatusCode.NOT_FOUND, f"model '%REQ({MODEL_HEADER})%' does not exist; see: aimesh models list", named
+    )
+    statistics = _to_any_node(ANY_NODE, http=False)
+    statistics.match.CopyFrom(route_components_pb2.RouteMatch(path=f"{_SERVICE}ModelStatistics"))
+    nameless = grpc_reply(
+        grpc.StatusCode.INVALID_ARGUMENT, f"the request names no model, in its message or in the header {MODEL_HEADER}"
+    )
+    for route in (statistics, nameless):
+        for name in BY_MESSAGE_FILTERS:
+            route.typed_per_filter_config[name].CopyFrom(_switched_on())
+    return [unknown, statistics, nameless]
+
+
+def _rest_by_model(state: State, serving: Serving) -> OnMatch:
+    """By the name in /v2/models/<name>[/...][?...]: two lookups, so that no name is taken for a longer one."""
+    by_name = {
+        name: routes_action([json_reply(HTTPStatus.SERVICE_UNAVAILABLE, literal(reason))])
+        for name, reason in _unavailable(state, serving).items()
+    }
+    for name, deployment in _available(state, serving).items():
+        by_name[name] = routes_action([_refuse_trace(name), _to_model_http(state, deployment, serving)])
+    unknown = json_reply(HTTPStatus.NOT_FOUND, "no model of that name: %REQ(:PATH)%; see: aimesh models list")
+    below = {f"/v2/models/{name}{mark}": action for name, action in by_name.items() for mark in "/?"}
+    itself = {f"/v2/models/{name}": action for name, action in by_name.items()}
+    return longest_prefix(":path", below, exact(":path", itself, routes_action([unknown])))
+
+
+def _to_model_http(state: State, deployment: routing_pb2.Deployment, serving: Serving) -> route_components_pb2.Route:
+    action = route_action(
+        deployment.policy,
+        shares(state, deployment, serving),
+        lambda version: http_cluster(deployment.name, version),
+        http=True,
+    )
+    return route_components_pb2.Route(match=everything(), route=action)
+
+
+def _refuse_trace(name: str) -> route_components_pb2.Route:
+    return json_reply(
+        HTTPStatus.FORBIDDEN, _REFUSED, route_components_pb2.RouteMatch(prefix=f"/v2/models/{name}/trace")
+    )
+
+
+def _rest_refused() -> OnMatch:
+    return routes_action([json_reply(HTTPStatus.FORBIDDEN, _REFUSED)])
+
+
+def _to_any_node(cluster: str, *, http: bool) -> route_components_pb2.Route:
+    action = route_components_pb2.RouteAction(
+        cluster=cluster,
+        timeout=duration_pb2.Duration(),
+        idle_timeout=duration_pb2.Duration(),
+        retry_policy=retry_policy(_POLICY, http=http),
+    )
+    return route_components_pb2.Route(match=everything(), route=action)
+
+
+def _to_coordinators() -> route_components_pb2.Route:
+    """Only a call that never reached a coordinator is tried again: what it asks for may not be safe to do twice."""
+    action = route_components_pb2.RouteAction(
+        cluster=COORDINATORS, timeout=duration_pb2.Duration(), idle_timeout=duration_pb2.Duration()
+    )
+    action.retry_policy.retry_on = "connect-failure,refused-stream"
+    action.retry_policy.num_retries.value = 2
+    return route_components_pb2.Route(match=everything(), route=action)
+
+
+def _available(state: State, serving: Serving) -> dict[str, routing_pb2.Deployment]:
+    """Deployments with a ready replica that takes requests."""
+    return {
+        name: deployment for name, deployment in state.deployments.items() if is_available(state, deployment, serving)
+    }
+
+
+def _unavailable(state: State, serving: Serving) -> dict[str, str]:
+    """Every other model that exists, with the reason."""
+    available = _available(state, serving)
+    reasons = {
+        name: f"model {name} is not deployed; run: aimesh deploy {name}"
+        for name, _ in state.versions
+        if name not in state.deployments
+    }
+    for name, deployment in state.deployments.items():
+        if name not in available:
+            reasons[name] = why_unavailable(state, deployment)
+    return reasons
+
+
+def _switched_on() -> object:
+    """Turns a filter on that is off in the listener, with the listener's configuration."""
+    switched = route_components_pb2.FilterConfig()
+    switched.config.SetInParent()
+    return packed_any(switched)

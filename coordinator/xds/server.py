@@ -1,0 +1,120 @@
+"""The xDS server: state-of-the-world ADS. A client is sent what it asked for when that changes, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import structlog
+from envoy.service.discovery.v3 import ads_pb2, discovery_pb2
+
+from aimesh.cluster.v1 import cluster_pb2
+from coordinator.xds.snapshot import SHORT_NAMES, Snapshot
+from coordinator.xds.stream import ClientStream, SnapshotHolder
+from coordinator.xds.subscriptions import ALL, Response, Watched
+from coordinator.xds.wire import serialize_response
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[discovery_pb2.DiscoveryRequest, Response]
+log = structlog.get_logger()
+
+SERVICE_NAME: str = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
+
+
+class XdsServer:
+    """Serves the newest published snapshot. Every method belongs to the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._newest = SnapshotHolder()
+        self._streams: dict[int, ClientStream] = {}
+        self._watchers: dict[Watched, set[ClientStream]] = {}
+        self._streams_made = 0
+        self._closed = False
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Registers the service."""
+        handler: Any = grpc.stream_stream_rpc_method_handler(
+            self._serve,
+            request_deserializer=discovery_pb2.DiscoveryRequest.FromString,
+            response_serializer=serialize_response,
+        )
+        methods = {"StreamAggregatedResources": handler}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, methods),))
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Makes this the snapshot and wakes the clients that it concerns; cheap when nothing changed for anyone.
+
+        Until the first one clients get no answer: a coordinator that knows nothing yet must not say nothing exists.
+        """
+        before, self._newest.snapshot = self._newest.snapshot, snapshot
+        concerned = set(self._streams.values()) if before is None else self._concerned(before, snapshot)
+        for stream in concerned:
+            stream.ring()
+
+    def clients(self) -> list[cluster_pb2.XdsClient]:
+        """Connected clients with what they have, in the order of arrival."""
+        return [stream.describe() for stream in self._streams.values() if stream.node is not None]
+
+    def close(self) -> None:
+        """Ends every stream. Clients go on with what they have and look for another coordinator."""
+        self._closed = True
+        for stream in self._streams.values():
+            stream.end()
+
+    async def _serve(self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], context: Context) -> None:
+        """One client's stream: one task takes in what it says, this one writes what it should have."""
+        stream = self._open()
+        try:
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(self._read(stream, requests))
+                while (response := await stream.next_response(self._newest)) is not None:
+                    await context.write(response)
+                reader.cancel()
+        finally:
+            self._forget(stream)
+
+    async def _read(self, stream: ClientStream, requests: AsyncIterator[discovery_pb2.DiscoveryRequest]) -> None:
+        async for request in requests:
+            if request.type_url not in SHORT_NAMES:
+                log.warning("xds.unknown_type", client=stream.id, type=request.type_url)
+                continue
+            before = stream.state.watched(request.type_url)
+            stream.take(request)
+            self._reindex(stream, before, stream.state.watched(request.type_url))
+        stream.end()
+
+    def _open(self) -> ClientStream:
+        self._streams_made += 1
+        stream = self._streams[self._streams_made] = ClientStream(self._streams_made)
+        if self._closed:
+            stream.end()
+        return stream
+
+    def _forget(self, stream: ClientStream) -> None:
+        del self._streams[stream.number]
+        for type_url in stream.state.types:
+            self._reindex(stream, stream.state.watched(type_url), frozenset())
+
+    def _reindex(self, stream: ClientStream, before: frozenset[Watched], after: frozenset[Watched]) -> None:
+        for watched in after - before:
+            self._watchers.setdefault(watched, set()).add(stream)
+        for watched in before - after:
+            self._watchers[watched].discard(stream)
+            if not self._watchers[watched]:
+                del self._watchers[watched]
+
+    def _concerned(self, before: Snapshot, after: Snapshot) -> set[ClientStream]:
+        found: set[ClientStream] = set()
+        for type_url, name in _changes(before, after):
+            found |= self._watchers.get((type_url, name), set()) | self._watchers.get((type_url, ALL), set())
+        return found
+
+
+def _changes(before: Snapshot, after: Snapshot) -> Iterator[Watched]:
+    """Resources that were added, changed or removed."""
+    for type_url in SHORT_NAMES:
+        old, new = before.resources[type_url], after.resources[type_url]
+        yield from ((type_url, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name))

