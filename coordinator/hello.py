@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from aimesh.membership.v1 import membership_pb2
@@ -20,6 +21,13 @@ def check_hello(hello: membership_pb2.Hello) -> None:
     for field in ("instance_id", "address"):
         if not getattr(hello, field):
             raise InvalidInputError(f"node {hello.node_id}: hello.{field} is empty")
+    try:
+        ipaddress.ip_address(hello.address)
+    except ValueError:
+        raise InvalidInputError(
+            f"node {hello.node_id}: address {hello.address!r} is no IP address",
+            hint="set agent.address to the IP at which clients reach this machine; routes carry no host names",
+        ) from None
     if not hello.capacity.memory_bytes:
         raise InvalidInputError(f"node {hello.node_id}: hello.capacity.memory_bytes is 0")
 

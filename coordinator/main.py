@@ -46,6 +46,9 @@ SERVICES = (
 )
 
 
+PUBLISH_PACE_S = 0.05
+
+
 async def run(settings: CoordinatorSettings) -> None:
     """Serves until SIGTERM. Raises ExhaustedError when the port is taken, ConflictError when the id is."""
     await serve(settings, Shutdown.install())
@@ -134,6 +137,7 @@ class Coordinator:
     async def _publish(self) -> None:
         async for state in self.mirror.changes():
             self.xds.publish(compile_snapshot(state))
+            await asyncio.sleep(PUBLISH_PACE_S)  # a burst of changes becomes one snapshot
 
     def _serve(self) -> None:
         blobs = BlobStore(self.settings.data_dir)

@@ -9,7 +9,8 @@ import socket
 def sd_notify(state: str) -> bool:
     """Sends `state` ("READY=1", "STOPPING=1", "WATCHDOG=1", "STATUS=...") to $NOTIFY_SOCKET.
 
-    True when it was sent, False when there is no such socket. Source: sd_notify(3), "Standalone implementations".
+    True when it was sent; False when there is no such socket, or nobody reads it: a service must not wait for that.
+    Source: sd_notify(3), "Standalone implementations".
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
@@ -17,8 +18,12 @@ def sd_notify(state: str) -> bool:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.connect(address)
-        sock.sendall(state.encode())
+        sock.setblocking(False)
+        try:
+            sock.connect(address)
+            sock.sendall(state.encode())
+        except BlockingIOError:
+            return False
     return True
 
 

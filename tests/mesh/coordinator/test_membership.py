@@ -67,7 +67,11 @@ async def test_a_second_agent_with_the_same_id_is_refused(etcd: EtcdServer, tmp_
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"node_id": "No!"}, "node_id 'No!' is not allowed"), ({"address": ""}, "hello.address is empty")],
+    [
+        ({"node_id": "No!"}, "node_id 'No!' is not allowed"),
+        ({"address": ""}, "hello.address is empty"),
+        ({"address": "gpu-7"}, "'gpu-7' is no IP"),
+    ],
 )
 async def test_a_bad_hello_is_refused(etcd: EtcdServer, tmp_path: Path, change: dict[str, str], said: str) -> None:
     async with coordinator(etcd, tmp_path) as c1:

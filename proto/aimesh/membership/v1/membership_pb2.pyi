@@ -246,7 +246,7 @@ class Hello(_message.Message):
     agent_version: _builtins.str
     """The agent's version, for status."""
     address: _builtins.str
-    """Host name or address at which clients reach this node's Triton."""
+    """IP address at which clients reach this node's Triton; a host name is refused, since xDS endpoints carry none."""
     pid: _builtins.int
     """The agent's process id, for status."""
     @_builtins.property

@@ -1,0 +1,1 @@
+"""Throughput, latency and cost of every path to a model, measured side by side in one interleaved run."""
