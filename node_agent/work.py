@@ -31,6 +31,8 @@ class ModelWork:
     version: registry_pb2.ModelVersion
     state: ModelState = FETCHING
     message: str = ""
+    failure: str = ""
+    """Why the last try failed; stays to be seen until one succeeds."""
     bytes_done: int = 0
     loaded: Loaded | None = None
     task: asyncio.Task[None] | None = None
@@ -43,6 +45,7 @@ class ModelWork:
         """Turns to this version; another one than before starts with a clean slate."""
         if key_of(version) != key_of(self.version):
             self.backoff.reset()
+            self.failure = ""
         self.version, self.state = version, state
         self.message, self.bytes_done, self.ready_at = "", 0, None
 
@@ -52,7 +55,7 @@ class ModelWork:
 
     def succeed(self, now: float) -> None:
         """It answers requests."""
-        self.state, self.message, self.ready_at = READY, "", now
+        self.state, self.message, self.failure, self.ready_at = READY, "", "", now
 
     def fail(self, reason: str, now: float) -> None:
         """Records why the last try failed and when the next one is due."""
@@ -61,7 +64,7 @@ class ModelWork:
         # Half of the pause is certain: a model that fails at once must not keep the machine busy.
         certain_s = min(_LONGEST_PAUSE_S, 0.5 * 2.0 ** min(self.backoff.failures, 32)) / 2
         self.retry_at = now + certain_s + self.backoff.next_delay() / 2
-        self.message, self.ready_at = reason, None
+        self.message, self.failure, self.ready_at = reason, reason, None
         if self.state != UNLOADING:
             self.state = FAILED
 
@@ -86,6 +89,8 @@ class ModelWork:
         state, message = self.state, self.message
         if state == READY and serving is None:
             state, message = LOADING, "Triton has to load it again"
+        if state in (FETCHING, LOADING) and self.failure and not message:
+            message = f"trying again after: {self.failure}"
         own = membership_pb2.ModelStatus(
             name=self.version.name, version=self.version.version, state=state, message=message
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,14 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, object, object]:
     """Groups the tests that share a session's or a module's servers; all others go where a worker is free."""
     for item in items:
         area, *rest = item.path.relative_to(HERE).parts
-        if area == "contract":
-            item.add_marker(pytest.mark.xdist_group("contract"))
+        if area == "contract" or (area == "mesh" and rest[0] == "tools"):
+            # Whole meshes, whose blocks of ports must not be taken by one another while they are down for a moment.
+            item.add_marker(pytest.mark.xdist_group("meshes"))
         elif area == "mesh" and rest[0] in ("inference", "xds"):
             item.add_marker(pytest.mark.xdist_group("/".join(rest)))
+    return (yield)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,20 @@ import tritonclient.grpc.aio
 from tritonclient.utils import InferenceServerException
 
 
+def own_xds(target: str) -> list[tuple[str, str]] | None:
+    """Channel options for a target: an xDS client of the channel's own.
+
+    Otherwise channels of one process share one by target, with the bootstrap of whoever came first: another test's.
+    """
+    if not target.startswith("xds:"):
+        return None
+    bootstrap = Path(os.environ["GRPC_XDS_BOOTSTRAP"]).read_text()
+    return [("grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config", bootstrap)]
+
+
 @contextlib.contextmanager
 def triton_client(target: str) -> Iterator[Any]:
-    client = tritonclient.grpc.InferenceServerClient(target)
+    client = tritonclient.grpc.InferenceServerClient(target, channel_args=own_xds(target))
     try:
         yield client
     finally:
@@ -58,7 +71,7 @@ class LoadResult:
 async def load(target: str, seconds: float, after: Callable[[], None], width: int = 16) -> LoadResult:
     """Calls add-one `width` wide for that long; calls `after` a third of the way in, on another thread."""
     result = LoadResult()
-    client = tritonclient.grpc.aio.InferenceServerClient(target)
+    client = tritonclient.grpc.aio.InferenceServerClient(target, channel_args=own_xds(target))
     started = time.monotonic()
 
     async def caller() -> None:

@@ -15,6 +15,7 @@ from aimesh.membership.v1 import membership_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State
 from tests.mesh.xds import harness
+from tests.mesh.xds.clients import own_xds
 from tests.mesh.xds.conftest import XdsMesh
 
 READY = membership_pb2.MODEL_STATE_READY
@@ -36,7 +37,7 @@ async def _infer(mesh: XdsMesh, way: str, *values: float) -> list[float]:
     tensor = module.InferInput("INPUT0", [len(values)], "FP32")
     tensor.set_data_from_numpy(np.array(values, np.float32))
     target, headers = _target(mesh, way)
-    async with module.InferenceServerClient(target) as client:
+    async with module.InferenceServerClient(target, channel_args=own_xds(target)) as client:
         answer: Any = await client.infer("addone", [tensor], headers=headers, client_timeout=20)
         found: list[float] = answer.as_numpy("OUTPUT0").tolist()
         return found
@@ -61,7 +62,7 @@ async def _publish_and_wait(mesh: XdsMesh, way: str, state: State, *, works: boo
 async def _works(mesh: XdsMesh, way: str) -> bool:
     target, headers = _target(mesh, way)
     try:
-        async with tritonclient.grpc.aio.InferenceServerClient(target) as client:
+        async with tritonclient.grpc.aio.InferenceServerClient(target, channel_args=own_xds(target)) as client:
             return bool(await client.is_model_ready("addone", headers=headers))
     except InferenceServerException:
         return False
