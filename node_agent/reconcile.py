@@ -17,7 +17,7 @@ from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from meshkit.errors import AimeshError
 from node_agent.plan import FETCHING, LOADING, READY, UNLOADING, Action, decide, next_retry
-from node_agent.steps import Steps
+from node_agent.steps import Steps, TritonLostError
 from node_agent.store import ModelStore
 from node_agent.triton.selftest import NAME as SELFTEST
 from node_agent.triton.server import InferenceServer
@@ -67,6 +67,10 @@ class Reconciler:
         """Triton has changed: the report is other, and models may have to be loaded again."""
         self._wake.set()
         self.on_change()
+
+    def work(self, name: str) -> ModelWork | None:
+        """What is being done with one model; None when there is nothing."""
+        return self._works.get(name)
 
     def report(self) -> membership_pb2.ModelReport:
         """Everything that runs on the node, at this moment."""
@@ -126,7 +130,7 @@ class Reconciler:
         try:
             await steps
         except (AimeshError, OSError) as error:
-            work.fail(str(error), self._clock())
+            work.fail(str(error), self._clock(), triton_lost=isinstance(error, TritonLostError))
             log.warning("model.failed", model=work.version.name, version=work.version.version, reason=str(error))
         finally:
             work.task, work.pinned = None, False

@@ -23,6 +23,12 @@ log = structlog.get_logger()
 
 _PROGRESS_S = 1.0
 _UNLOAD_POLL_S = 0.05
+_STUB_EXIT_S = 10.0
+"""A model's processes have exited this long after Triton calls it unloaded, or never do."""
+
+
+class TritonLostError(UnavailableError):
+    """Triton died while it loaded a model."""
 
 
 class Steps:
@@ -67,8 +73,10 @@ class Steps:
         self.stubs.forget(name)
         try:
             if self._triton.status.ready:
+                stubs = await asyncio.to_thread(self.stubs.find, self._triton.status.pid, name)
                 await self._triton.client.unload(name)
                 await self._until_unloaded(name)
+                await asyncio.to_thread(self.stubs.end, stubs, _STUB_EXIT_S)
         except UnavailableError as error:
             log.info("model.unload_cut_short", model=name, reason=str(error))  # a Triton that died serves nothing
         await uninterrupted(self._repository.remove, name)
@@ -96,7 +104,7 @@ class Steps:
         try:
             await self._triton.client.load(name, self._settings.triton.load_timeout_s)
         except UnavailableError as error:
-            raise UnavailableError(f"Triton went away while it loaded {name}: {error.message}") from None
+            raise TritonLostError(f"Triton went away while it loaded {name}: {error.message}") from None
         self.stubs.watch(name, await asyncio.to_thread(self.stubs.find, pid, name) - replaced)
 
     async def _test(self, work: ModelWork) -> None:

@@ -39,13 +39,15 @@ class ModelWork:
     pinned: bool = False
     ready_at: float | None = None
     retry_at: float = 0.0
+    tritons_lost: int = 0
+    """How often in a row Triton died while it loaded this version."""
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=2.0, most_s=_LONGEST_PAUSE_S))
 
     def renew(self, version: registry_pb2.ModelVersion, state: ModelState) -> None:
         """Turns to this version; another one than before starts with a clean slate."""
         if key_of(version) != key_of(self.version):
             self.backoff.reset()
-            self.failure = ""
+            self.failure, self.tritons_lost = "", 0
         self.version, self.state = version, state
         self.message, self.bytes_done, self.ready_at = "", 0, None
 
@@ -56,13 +58,21 @@ class ModelWork:
     def succeed(self, now: float) -> None:
         """It answers requests."""
         self.state, self.message, self.failure, self.ready_at = READY, "", "", now
+        self.tritons_lost = 0
 
-    def fail(self, reason: str, now: float) -> None:
-        """Records why the last try failed and when the next one is due."""
+    def fail(self, reason: str, now: float, *, triton_lost: bool = False) -> None:
+        """Records why the last try failed and when the next one is due.
+
+        A version that took Triton with it twice waits as long as can be: all other models of the node went down too.
+        Twice, because of several that load together one alone is to blame; they try again at different moments.
+        """
         if self.ready_at is not None and now - self.ready_at >= _STABLE_S:
             self.backoff.reset()
         # Half of the pause is certain: a model that fails at once must not keep the machine busy.
         certain_s = min(_LONGEST_PAUSE_S, 0.5 * 2.0 ** min(self.backoff.failures, 32)) / 2
+        self.tritons_lost = self.tritons_lost + 1 if triton_lost else 0
+        if self.tritons_lost > 1:
+            certain_s = _LONGEST_PAUSE_S
         self.retry_at = now + certain_s + self.backoff.next_delay() / 2
         self.message, self.failure, self.ready_at = reason, reason, None
         if self.state != UNLOADING:

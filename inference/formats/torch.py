@@ -23,7 +23,7 @@ from inference.signature import tensor
 from meshkit.errors import InvalidInputError
 
 PARAMETERS = ("device", "n_threads")
-_RUNTIME_BYTES = 330 * MIB  # measured: the stub of a torch.export program of no size to speak of
+_RUNTIME_BYTES = 400 * MIB  # measured: 330 to 380 for the stub of an exported program of no size to speak of
 # torch/_export/serde/schema.py, ScalarType.
 _TYPES = {
     1: "UINT8", 2: "INT8", 3: "INT16", 4: "INT32", 5: "INT64", 6: "FP16", 7: "FP32", 8: "FP64", 12: "BOOL",

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import structlog
+
+from meshkit.process import ProcessId
+
+log = structlog.get_logger()
+
+_EXIT_POLL_S = 0.05
 
 
 class StubWatch:
@@ -34,6 +43,22 @@ class StubWatch:
         except psutil.NoSuchProcess:
             return frozenset()
         return frozenset(child.pid for child in children if script in _arguments(child))
+
+    def end(self, pids: Iterable[int], patience_s: float) -> None:
+        """Waits until these processes have exited, and kills those that have not within patience_s seconds.
+
+        Triton can keep a request for ever whose client went away just as its last response came, and with it the stub
+        of a model that was unloaded (triton-inference-server/server#7626). Blocks.
+        """
+        known = [process for pid in pids if (process := _known(pid)) is not None]
+        deadline = time.monotonic() + patience_s
+        while any(process.alive() for process in known) and time.monotonic() < deadline:
+            time.sleep(_EXIT_POLL_S)
+        for process in known:
+            if process.alive():
+                log.warning("stub.killed", pid=process.pid, reason=f"it did not exit within {patience_s:g} s")
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
 
     def watch(self, name: str, pids: Iterable[int]) -> None:
         """Watches these processes of a model until they die or are forgotten."""
@@ -62,6 +87,13 @@ class StubWatch:
     def _on_death(self, name: str) -> None:
         self.forget(name)
         self._died(name)
+
+
+def _known(pid: int) -> ProcessId | None:
+    try:
+        return ProcessId.of(pid)
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _arguments(process: psutil.Process) -> list[str]:

@@ -19,7 +19,6 @@ from meshkit.errors import AimeshError, PreconditionError, UnavailableError
 from meshkit.process import end_group
 from tools.local.keeper import last_lines, rotate_log
 from tools.local.leftovers import end_leftovers
-from tools.local.ports import owner, taken
 from tools.local.record import MeshRecord, Part, make_state_dir, read_record, update_part, write_record
 from tools.local.supervisor import Request, run_mesh
 
@@ -103,10 +102,7 @@ def up_detached(request: Request, listener: Listener) -> MeshRecord:
 
 
 def down(state_dir: Path, listener: Listener) -> bool:
-    """Stops everything of the mesh, also when its supervisor is gone. Returns whether anything ran.
-
-    Raises PreconditionError when another program listens on one of its ports afterwards.
-    """
+    """Stops everything of the mesh, also when its supervisor is gone. Returns whether anything ran."""
     record = read_record(state_dir)
     if record is None:
         return False
@@ -117,7 +113,6 @@ def down(state_dir: Path, listener: Listener) -> bool:
     found = _end_rest(record, listener) or found
     write_record(record.stopped())
     listener(replace(record, parts=dict.fromkeys(record.parts, Part("stopped"))))
-    _check_ports(record)
     return found
 
 
@@ -144,19 +139,6 @@ def _follow_stop(state_dir: Path, record: MeshRecord, listener: Listener) -> Mes
     if last.supervisor is not None and last.supervised:
         end_group(last.supervisor, grace_s=0.0)
     return last
-
-
-def _check_ports(record: MeshRecord) -> None:
-    deadline = time.monotonic() + 5.0
-    while held := taken(record.layout.ports()):
-        if time.monotonic() > deadline:
-            who = owner(held[0]) or "a program of another user"
-            raise PreconditionError(
-                f"the mesh is down, but port {held[0]} is taken by {who}",
-                hint="end that program, or start the mesh on other ports: aimesh up --port-base N",
-                reason="PORT_TAKEN",
-            )
-        time.sleep(POLL_S)
 
 
 def _follow(daemon: subprocess.Popen[bytes], state_dir: Path, listener: Listener) -> dict[str, dict[str, str]]:

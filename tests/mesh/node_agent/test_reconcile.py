@@ -44,6 +44,10 @@ class Node:
     async def reaches(self, name: str, version: str, state: int) -> None:
         await eventually(lambda: self.coordinator.states().get((name, version)) == state)
 
+    def tritons_lost(self, name: str) -> int:
+        work = self.agent.models.work(name)
+        return work.tritons_lost if work else 0
+
     def stubs(self, name: str) -> list[psutil.Process]:
         children = psutil.Process(self.agent.triton.status.pid).children(recursive=True)
         return [p for p in children if f"/repository/{name}/" in " ".join(_cmdline(p))]
@@ -111,6 +115,20 @@ async def test_failures_say_why_and_do_not_touch_the_others(node: Node) -> None:
     await eventually(lambda: set(node.coordinator.states()) == {("good", "1.0.0")})
     assert node.stubs("raises") == node.stubs("wrong") == []
     assert [path.name for path in (node.agent.settings.data_dir / "repository").iterdir()] == ["good"]
+
+
+async def test_a_model_that_kills_triton_as_it_loads_leaves_the_others_alone(node: Node) -> None:
+    blobs = node.coordinator.blobs
+    good = blobs.version("good", "1.0.0", add_model(1))
+    await node.coordinator.assign(good)
+    await node.reaches("good", "1.0.0", READY)
+    kills = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
+    await node.coordinator.assign(good, blobs.version("kills", "1.0.0", add_model(1, before=kills)))
+    await eventually(lambda: node.tritons_lost("kills") == 2)
+    await node.reaches("good", "1.0.0", READY)
+    assert await node.ask("good", 1) == [2]
+    assert "Triton went away while it loaded kills" in node.coordinator.message("kills")
+    assert node.tritons_lost("kills") == 2, "it waits now, and the node serves"
 
 
 async def test_a_runtimes_template_that_streams(node: Node) -> None:

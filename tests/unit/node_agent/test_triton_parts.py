@@ -18,6 +18,7 @@ from node_agent.settings import TritonSettings
 from node_agent.triton import launch, leftover, selftest
 from node_agent.triton.crashes import CrashCounter
 from node_agent.triton.logfile import LogFile
+from node_agent.triton.stubs import StubWatch
 from node_agent.triton.supervisor import _obituary, _reachable
 
 
@@ -175,3 +176,13 @@ def test_coordinators_take_turns() -> None:
     assert _after("a:1", ("a:1", "c:1", "b:1")) == "b:1"
     assert _after("c:1", ("a:1", "c:1", "b:1")) == "a:1"
     assert _after("gone:1", ("a:1",)) == "a:1"
+
+
+def test_a_stub_that_does_not_exit_is_killed(tmp_path: Path) -> None:
+    stuck = subprocess.Popen(["sleep", "60"])
+    try:
+        StubWatch(tmp_path, lambda _: None).end([stuck.pid], patience_s=0.1)
+        assert stuck.wait(5) == -signal.SIGKILL
+    finally:
+        stuck.kill()
+        stuck.wait()
