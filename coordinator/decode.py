@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from aimesh.cluster.v1 import cluster_pb2
@@ -15,6 +16,7 @@ from aimesh.routing.v1 import routing_pb2
 from coordinator import keys
 from coordinator.etcd import KeyValue
 from coordinator.state import State, VersionKey
+from meshkit.errors import DataLossError
 
 Parsed = TypeVar("Parsed", bound=Message)
 
@@ -22,8 +24,7 @@ Parsed = TypeVar("Parsed", bound=Message)
 def advance(state: State, revision: int, changes: Iterable[KeyValue]) -> State:
     """The state after the changes. Only the mappings that a change touches are copied.
 
-    A value that is not what its key promises raises google.protobuf.json_format.ParseError: better to stop than to
-    decide on half a state.
+    Raises DataLossError for a value that is not what its key promises: better to freeze than to decide on half a state.
     """
     touched: dict[str, Any] = {"revision": revision}
     for change in changes:
@@ -32,8 +33,20 @@ def advance(state: State, revision: int, changes: Iterable[KeyValue]) -> State:
             touched["leader"] = change.value.decode() if change.value is not None else ""
         elif area in _AREAS:
             for attribute, read in _AREAS[area].items():
-                _set(state, touched, attribute, _id(area, rest), read(change) if change.value is not None else None)
+                value = _read(change, read) if change.value is not None else None
+                _set(state, touched, attribute, _id(area, rest), value)
     return replace(state, **touched)
+
+
+def _read(change: KeyValue, read: Callable[[KeyValue], object]) -> object:
+    try:
+        return read(change)
+    except json_format.ParseError as error:
+        raise DataLossError(
+            f"etcd key {change.key} does not hold what it should: {error}",
+            hint=f"repair it, or remove it: etcdctl del {change.key}",
+            reason="STATE_DAMAGED",
+        ) from None
 
 
 def _set(state: State, touched: dict[str, Any], attribute: str, key: str | VersionKey, value: object | None) -> None:

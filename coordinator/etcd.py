@@ -21,6 +21,13 @@ from meshkit.errors import AimeshError, PreconditionError, UnavailableError
 
 Answer = TypeVar("Answer")
 _ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+)
 
 
 class CompactedError(AimeshError):
@@ -261,8 +268,10 @@ def _token_expired(error: grpc.aio.AioRpcError) -> bool:
 
 
 def _translate(error: grpc.aio.AioRpcError) -> AimeshError:
+    """What may pass by itself or by an operator's hand (a full database, a lost quorum) is UnavailableError."""
     if error.code() in _ELSEWHERE:
         return UnavailableError(
             f"etcd does not answer: {error.details()}", hint="check that etcd runs at coordinator.etcd.endpoints"
         )
-    return PreconditionError(f"etcd refused: {error.code().name}: {error.details()}", reason="ETCD_REFUSED")
+    kind = PreconditionError if error.code() in _REFUSALS else UnavailableError
+    return kind(f"etcd refused: {error.code().name}: {error.details()}", reason="ETCD_REFUSED")

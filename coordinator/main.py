@@ -29,7 +29,7 @@ from coordinator.xds.server import SERVICE_NAME as ADS
 from coordinator.xds.server import XdsServer
 from meshkit.backoff import Backoff
 from meshkit.blobs import BlobStore
-from meshkit.errors import UnavailableError
+from meshkit.errors import DataLossError, UnavailableError
 from meshkit.sdnotify import sd_notify, watchdog_interval_s
 from meshkit.server import MeshServer
 from meshkit.shutdown import Shutdown
@@ -104,8 +104,8 @@ class Coordinator:
             try:
                 version = await self.etcd.connect()
                 await self.mirror.load()
-            except UnavailableError as error:
-                log.warning("etcd.unreachable", endpoints=self.settings.etcd.endpoints, reason=error.message)
+            except (UnavailableError, DataLossError) as error:
+                log.warning("etcd.not_ready", endpoints=self.settings.etcd.endpoints, reason=str(error))
                 await asyncio.sleep(backoff.next_delay())
             else:
                 return version

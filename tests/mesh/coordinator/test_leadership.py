@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 from pathlib import Path
 
 from coordinator import keys
-from coordinator.etcd import Created, Etcd, Put
+from coordinator.etcd import Created, Delete, Etcd, Put
 from coordinator.settings import EtcdSettings
+from meshkit.process import ProcessId
 from tests.mesh.coordinator.conftest import RunningCoordinator, coordinator
-from tests.processes import EtcdServer, eventually, free_ports, process
+from tests.processes import EtcdServer, etcd_server, eventually, free_ports, process
 
 CONFIG = """
 [coordinator]
@@ -58,3 +60,31 @@ async def _holder(client: Etcd, name: str) -> bool:
 
 async def _leads(c1: RunningCoordinator, name: str) -> bool:
     return [c.id for c in (await c1.status()).coordinators if c.leader] == [name]
+
+
+async def test_a_coordinator_waits_for_etcd_and_freezes_on_what_it_cannot_read(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    early = EtcdServer(f"127.0.0.1:{port}", ProcessId(0, 0.0))
+    starting = asyncio.create_task(_frozen_and_back(early, tmp_path))
+    await asyncio.sleep(0)
+    with etcd_server(tmp_path / "etcd", port=port):
+        await starting
+
+
+async def _frozen_and_back(server: EtcdServer, folder: Path) -> None:
+    client = Etcd(EtcdSettings(endpoints=(server.address,)))
+    async with coordinator(server, folder, "c1") as c1:
+        await client.txn([], [Put(keys.deployment("m"), b"{damaged")])
+        frozen = await eventually(lambda: _frozen(c1), what="frozen")
+        assert keys.deployment("m") in frozen
+        await client.txn([], [Delete(keys.deployment("m"))])
+        await eventually(lambda: _live(c1), what="live again")
+    await client.close()
+
+
+async def _frozen(c1: RunningCoordinator) -> str:
+    return (await c1.status()).frozen
+
+
+async def _live(c1: RunningCoordinator) -> bool:
+    return not (await c1.status()).frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from coordinator.decode import advance, encode_assignment
 from coordinator.etcd import KeyValue
 from coordinator.placement import place
 from coordinator.state import State, routable
+from meshkit.errors import DataLossError
 from tests.unit.coordinator.test_placement import carried_out, deployment, node, state_of, version
 
 VALUES = {
@@ -63,3 +65,9 @@ def test_a_version_being_replaced_answers_until_its_successor_does() -> None:
     assert routable(state, successor) == [("2.0.0", 1)], "nothing answers: the target says why"
     state = carried_out(state, place(state))
     assert routable(state, successor) == [("2.0.0", 1)]
+
+
+def test_a_damaged_value_is_named_with_what_to_do() -> None:
+    with pytest.raises(DataLossError, match=r"etcd key /aimesh/v1/nodes/n1 .*") as damaged:
+        advance(State(), 1, [KeyValue(keys.node("n1"), b"{not json", 1)])
+    assert "etcdctl del /aimesh/v1/nodes/n1" in damaged.value.hint
