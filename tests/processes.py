@@ -26,7 +26,7 @@ def free_ports(count: int) -> list[int]:
         return [sock.getsockname()[1] for sock in sockets]
 
 
-async def eventually(check: Callable[[], Any], *, within_s: float = 20.0, what: str = "the condition") -> Any:
+async def eventually(check: Callable[[], Any], *, within_s: float = 30.0, what: str = "the condition") -> Any:
     """The first true value that check gives, awaited when it must be; fails when there is none within the time."""
     deadline = time.monotonic() + within_s
     while True:

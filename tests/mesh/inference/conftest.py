@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +22,7 @@ from inference import runtimes
 from inference.packaging import Package
 from inference.signature import kserve_name
 from meshkit.process import ProcessId, end_group
+from tests.processes import free_ports
 
 
 @dataclass
@@ -80,17 +80,6 @@ def render_config(version: registry_pb2.ModelVersion) -> str:
     for key, value in {**version.parameters, "EXECUTION_ENV_PATH": sys.prefix}.items():
         lines.append(f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}')
     return "\n".join(lines)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def start(home: Path) -> subprocess.Popen[bytes]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import socket
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from aimesh.registry.v1 import registry_pb2
 from meshkit.errors import AimeshError, NotFoundError, PreconditionError
 from meshkit.server import MeshServer
 from node_agent.settings import AgentSettings, TritonSettings
+from tests.processes import free_ports
 
 CONFIG = """
 name: "whatever"
@@ -31,15 +30,6 @@ input [{ name: "x", data_type: TYPE_INT32, dims: [-1] }]
 output [{ name: "y", data_type: TYPE_INT32, dims: [-1] }]
 """
 SELF_TEST = '{"inputs": [{"name": "x", "datatype": "INT32", "shape": [2], "data": [1, 2]}]}'
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
 
 
 def settings_in(data_dir: Path, coordinators: tuple[str, ...] = ("127.0.0.1:1",), **triton: Any) -> AgentSettings:
@@ -54,14 +44,6 @@ def settings_in(data_dir: Path, coordinators: tuple[str, ...] = ("127.0.0.1:1",)
         runtimes_dir=data_dir / "runtimes",
         triton=TritonSettings(**{**ports, **triton}),
     )
-
-
-async def eventually(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    """Waits until the condition holds; fails after timeout_s."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {condition}"
-        await asyncio.sleep(0.02)
 
 
 def add_model(added: int, before: str = "", request: str = "") -> str:

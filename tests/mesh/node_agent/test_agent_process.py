@@ -22,11 +22,11 @@ from tests.mesh.node_agent.support import (
     Blobs,
     Coordinator,
     add_model,
-    eventually,
     int32_answer,
     int32_request,
     settings_in,
 )
+from tests.processes import eventually
 
 _PROGRAM = """
 import asyncio, sys

@@ -20,11 +20,11 @@ from tests.mesh.node_agent.support import (
     Coordinator,
     add_model,
     countdown,
-    eventually,
     int32_answer,
     int32_request,
     settings_in,
 )
+from tests.processes import eventually
 
 
 class Node:

@@ -17,7 +17,8 @@ from meshkit.errors import ConflictError, DataLossError, NotFoundError, Unavaila
 from node_agent.fetch import Fetcher
 from node_agent.session import Session
 from node_agent.store import ModelStore
-from tests.mesh.node_agent.support import Coordinator, eventually, free_ports
+from tests.mesh.node_agent.support import Coordinator
+from tests.processes import eventually, free_ports
 
 
 class Reported:

@@ -20,7 +20,8 @@ from node_agent.settings import AgentSettings
 from node_agent.triton.external import ExternalTriton
 from node_agent.triton.server import CRASH_LOOP, READY, STARTING, InferenceServer
 from node_agent.triton.supervisor import ManagedTriton
-from tests.mesh.node_agent.support import eventually, settings_in
+from tests.mesh.node_agent.support import settings_in
+from tests.processes import eventually
 
 
 @asynccontextmanager

@@ -24,7 +24,8 @@ from coordinator.xds.compile import compile_snapshot
 from coordinator.xds.server import SERVICE_NAME, XdsServer
 from meshkit.process import ProcessId, end_group
 from meshkit.server import MeshServer
-from tests.mesh.xds.triton import RunningTriton, free_ports
+from tests.mesh.xds.triton import RunningTriton
+from tests.processes import free_ports
 from tools import gateway
 
 Result = TypeVar("Result")

@@ -13,7 +13,7 @@ from coordinator.state import State
 from tests.mesh.xds import harness
 from tests.mesh.xds.clients import add_one, one_input, refusal, triton_client
 from tests.mesh.xds.conftest import XdsMesh
-from tests.mesh.xds.triton import free_ports
+from tests.processes import free_ports
 
 READY = membership_pb2.MODEL_STATE_READY
 

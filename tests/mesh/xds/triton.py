@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +18,7 @@ import pytriton  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from meshkit.process import ProcessId, end_group
+from tests.processes import free_ports
 
 # Adds one, after as many seconds as the first number is below zero; the file "sleeping" says that it has begun to wait.
 _MODEL = """
@@ -59,15 +59,6 @@ class RunningTriton:
         """kill -9, and waits until it is gone."""
         self.process.kill()
         self.process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on at this moment, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 @contextlib.contextmanager
