@@ -21,6 +21,8 @@ from meshkit.errors import UnavailableError
 
 log = structlog.get_logger()
 
+PACE_S = 0.02
+"""Least time between two decisions: a burst of changes becomes one."""
 TICK_S = 0.25
 """How long a change of leadership may go unnoticed; a tick with nothing new costs one comparison."""
 
@@ -47,16 +49,17 @@ class PlacementController:
                 situation != done
                 and self.election.term
                 and not self.mirror.frozen
-                and await self._act(self.mirror.state)
+                and await self._act(self.mirror.state, self.election.fence())
             ):
                 done = situation
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self.mirror.newer_than(situation[0])
+            await asyncio.sleep(PACE_S)
 
-    def absent(self) -> list[str]:
+    def absent(self) -> tuple[str, ...]:
         """Members without a live lease that this leader still trusts to come back."""
-        return sorted(set(self.mirror.state.members) - set(self.mirror.state.nodes)) if self._grace() else []
+        return tuple(sorted(set(self.mirror.state.members) - set(self.mirror.state.nodes))) if self._grace() else ()
 
     def _grace(self) -> bool:
         """A new leader trusts every member for one lease: the nodes may be rejoining after a restart of everything."""
@@ -64,22 +67,19 @@ class PlacementController:
             self._leads_since = (self.election.term, self.now())
         return self.now() - self._leads_since[1] < self.settings.node_ttl_s
 
-    async def _act(self, state: State) -> bool:
-        """Writes every assignment that differs. Whether all were written."""
+    async def _act(self, state: State, fence: Created) -> bool:
+        """Writes every assignment that differs, all in the term of the decision. Whether all were written."""
         wanted = place(state, self.absent()).assignments
         differing = [
             node for node in sorted({*wanted, *state.assignments}) if wanted.get(node) != state.assignments.get(node)
         ]
-        written = [await self._assign(state, node, wanted.get(node, frozenset())) for node in differing]
+        written = [await self._assign(state, node, wanted.get(node, frozenset()), fence) for node in differing]
         return all(written)
 
-    async def _assign(self, state: State, node: str, versions: frozenset[VersionKey]) -> bool:
+    async def _assign(self, state: State, node: str, versions: frozenset[VersionKey], fence: Created) -> bool:
         key = keys.assignment(node)
         change = Put(key, encode_assignment(versions)) if versions else Delete(key)
-        guards: list[Unchanged | Created] = [
-            self.election.fence(),
-            Unchanged(key, state.assignment_revisions.get(node, 0)),
-        ]
+        guards: list[Unchanged | Created] = [fence, Unchanged(key, state.assignment_revisions.get(node, 0))]
         try:
             revision = await self.etcd.txn(guards, [change])
         except UnavailableError as error:

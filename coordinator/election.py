@@ -13,11 +13,11 @@ import structlog
 
 from aimesh.cluster.v1 import cluster_pb2
 from coordinator import keys
-from coordinator.etcd import Created, Etcd, Put, Unchanged
+from coordinator.etcd import Created, Etcd, LeaseGoneError, Put, Unchanged
 from coordinator.mirror import Mirror
 from coordinator.settings import CoordinatorSettings
 from meshkit.backoff import Backoff
-from meshkit.errors import ConflictError, UnavailableError
+from meshkit.errors import ConflictError, SupersededError, UnavailableError
 
 log = structlog.get_logger()
 
@@ -33,7 +33,12 @@ class Election:
         self._lease = 0
 
     def fence(self) -> Created:
-        """The guard that every write of a leader carries."""
+        """The guard that every write of this term carries. Take it once for all writes of one decision.
+
+        Raises SupersededError when this coordinator does not lead: a guard on no leader would hold between two of them.
+        """
+        if not self.term:
+            raise SupersededError("this coordinator does not lead")
         return Created(keys.LEADER, self.term)
 
     async def run(self) -> None:
@@ -83,11 +88,23 @@ class Election:
 
     async def _take_lead(self) -> int:
         value = self._settings.id.encode()
-        revision = await self._etcd.txn([Unchanged(keys.LEADER, 0)], [Put(keys.LEADER, value, self._lease)])
-        if revision is None:  # another was first, or an earlier life of ours holds it until its lease lapses
-            return 0
-        log.info("election.won", term=revision)
-        return revision
+        try:
+            term = await self._etcd.txn([Unchanged(keys.LEADER, 0)], [Put(keys.LEADER, value, self._lease)])
+        except LeaseGoneError as error:
+            raise _LapsedError(str(error)) from None
+        if term is None:
+            term = await self._held_term()
+        if term:
+            log.info("election.won", term=term)
+        return term
+
+    async def _held_term(self) -> int:
+        """The term when the key is ours all the same: the answer to an earlier try was lost, and it was sent again.
+
+        0 when another was first, or when an earlier life of this coordinator holds the key until its lease lapses.
+        """
+        _, (held,) = await self._etcd.get(keys.LEADER)
+        return held.create_revision if held.value is not None and held.lease == self._lease else 0
 
     def _step_down(self) -> None:
         if self.term:
@@ -96,18 +113,22 @@ class Election:
 
     async def _renew(self) -> None:
         """Renews the lease three times in its life. A leader that cannot renew for a whole lease stops leading."""
-        renewed = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        renewed = clock()
         while True:
             await asyncio.sleep(self._settings.leader_ttl_s / 3)
-            now = asyncio.get_running_loop().time()
+            began = clock()
             try:
-                if await self._etcd.keep_alive([self._lease]):
-                    raise _LapsedError("the lease has lapsed")
-                renewed = now
-            except UnavailableError as error:
-                if now - renewed > self._settings.leader_ttl_s:
-                    raise
-                log.warning("election.not_renewed", reason=error.message)
+                async with asyncio.timeout(self._settings.leader_ttl_s / 3):
+                    lapsed = await self._etcd.keep_alive([self._lease])
+            except (UnavailableError, TimeoutError) as error:
+                log.warning("election.not_renewed", reason=str(error) or "no answer")
+                if clock() - renewed > self._settings.leader_ttl_s:
+                    raise _LapsedError("the lease could not be renewed in its time") from None
+                continue
+            if lapsed:
+                raise _LapsedError("the lease has lapsed")
+            renewed = began
 
 
 class _LapsedError(Exception):

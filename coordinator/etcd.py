@@ -17,21 +17,22 @@ from pyetcd import etcdrpc
 
 from coordinator.settings import EtcdSettings
 from meshkit.channel import aio_channel
-from meshkit.errors import AimeshError, PreconditionError, UnavailableError
+from meshkit.errors import AimeshError, UnavailableError
 
 Answer = TypeVar("Answer")
 _ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-_REFUSALS = (
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.UNAUTHENTICATED,
-)
 
 
 class CompactedError(AimeshError):
     """The revision asked for is gone; list again and watch from there."""
+
+
+class RefusedError(UnavailableError):
+    """etcd answered, but would not: for those who depend on it the same as no answer, until an operator has acted."""
+
+
+class LeaseGoneError(RefusedError):
+    """The lease named has lapsed or was revoked."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class KeyValue:
     value: bytes | None
     mod_revision: int
     create_revision: int = 0
+    lease: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class Etcd:
         request = etcdrpc.LeaseRevokeRequest(ID=lease)
         try:
             await self._call(lambda channel, options: etcdrpc.LeaseStub(channel).LeaseRevoke(request, **options))
-        except PreconditionError:  # etcd says NOT_FOUND
+        except LeaseGoneError:
             return
 
     async def keep_alive(self, leases: Sequence[int]) -> set[int]:
@@ -165,19 +167,23 @@ class Etcd:
         Raises CompactedError when the revision is gone, UnavailableError when the stream breaks.
         """
         create = etcdrpc.WatchCreateRequest(key=prefix.encode(), range_end=_end(prefix), start_revision=after + 1)
-        stub = etcdrpc.WatchStub(self._channels[self._current])
-        call = stub.Watch(metadata=self._metadata())
+        current = self._current
+        stub = etcdrpc.WatchStub(self._channels[current])
+        # A member that is cut off from its quorum must end the watch: it would stay silent for ever.
+        call = stub.Watch(metadata=(*self._metadata(), ("hasleader", "true")))
         try:
             await call.write(etcdrpc.WatchRequest(create_request=create))
             async for answer in call:
                 if answer.compact_revision:
                     raise CompactedError(f"revision {after} was compacted; the oldest is {answer.compact_revision}")
                 if answer.canceled:
+                    if _about_auth(answer.cancel_reason):
+                        await self._login()
                     raise UnavailableError(f"etcd ended the watch: {answer.cancel_reason}")
                 changes = [_change(event) for event in answer.events]
                 yield Batch(changes[-1].mod_revision if changes else after, changes)
         except grpc.aio.AioRpcError as error:
-            self._rotate()
+            self._rotate(current)
             raise _translate(error) from None
         finally:
             call.cancel()
@@ -187,15 +193,16 @@ class Etcd:
         """One call with a deadline, at the current endpoint, then at each other one; logs in again when told to."""
         failure: grpc.aio.AioRpcError | None = None
         for _ in range(len(self._channels) + 1):
+            current = self._current
             options = {"timeout": self._settings.timeout_s, "metadata": self._metadata()}
             try:
-                return await make(self._channels[self._current], options)
+                return await make(self._channels[current], options)
             except grpc.aio.AioRpcError as error:
                 failure = error
                 if _token_expired(error) and self._settings.username:
                     await self._login()
                 elif error.code() in _ELSEWHERE:
-                    self._rotate()
+                    self._rotate(current)
                 else:
                     break
         assert failure is not None
@@ -212,8 +219,10 @@ class Etcd:
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("token", self._token),) if self._token else ()
 
-    def _rotate(self) -> None:
-        self._current = (self._current + 1) % len(self._channels)
+    def _rotate(self, failed: int) -> None:
+        """Goes on to the next endpoint, unless another call has done so already."""
+        if failed == self._current:
+            self._current = (self._current + 1) % len(self._channels)
 
 
 def _credentials(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
@@ -230,7 +239,7 @@ def _end(prefix: str) -> bytes:
 
 
 def _key_value(kv: Any) -> KeyValue:
-    return KeyValue(kv.key.decode(), kv.value, kv.mod_revision, kv.create_revision)
+    return KeyValue(kv.key.decode(), kv.value, kv.mod_revision, kv.create_revision, kv.lease)
 
 
 def _change(event: Any) -> KeyValue:
@@ -264,14 +273,18 @@ def _operation(change: Put | Delete) -> Any:
 
 
 def _token_expired(error: grpc.aio.AioRpcError) -> bool:
-    return error.code() == grpc.StatusCode.UNAUTHENTICATED or "invalid auth token" in (error.details() or "")
+    return error.code() == grpc.StatusCode.UNAUTHENTICATED or _about_auth(error.details() or "")
+
+
+def _about_auth(message: str) -> bool:
+    """Whether etcd wants a new token: its tokens go when it restarts, and when users or roles change."""
+    return "invalid auth token" in message or "revision of auth store is old" in message
 
 
 def _translate(error: grpc.aio.AioRpcError) -> AimeshError:
-    """What may pass by itself or by an operator's hand (a full database, a lost quorum) is UnavailableError."""
     if error.code() in _ELSEWHERE:
         return UnavailableError(
             f"etcd does not answer: {error.details()}", hint="check that etcd runs at coordinator.etcd.endpoints"
         )
-    kind = PreconditionError if error.code() in _REFUSALS else UnavailableError
+    kind = LeaseGoneError if "lease not found" in (error.details() or "") else RefusedError
     return kind(f"etcd refused: {error.code().name}: {error.details()}", reason="ETCD_REFUSED")

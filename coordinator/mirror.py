@@ -45,7 +45,6 @@ class Mirror:
                 await asyncio.sleep(backoff.next_delay())
             except DataLossError as error:  # a value that nobody can read: wait until somebody has repaired it
                 self._freeze(str(error))
-                await asyncio.sleep(backoff.next_delay())
                 await self._reload()
 
     async def changes(self) -> AsyncIterator[State]:
@@ -84,10 +83,14 @@ class Mirror:
                 await self._publish(advance(self.state, batch.revision, batch.changes))
 
     async def _reload(self) -> None:
-        try:
-            await self.load()
-        except (UnavailableError, DataLossError) as error:
-            self._freeze(str(error))
+        """Lists until it succeeds: nothing is followed, and nothing decided, from a state that could not be read."""
+        backoff = Backoff(first_s=0.1, most_s=1.0)
+        while True:
+            try:
+                return await self.load()
+            except (UnavailableError, DataLossError) as error:
+                self._freeze(str(error))
+                await asyncio.sleep(backoff.next_delay())
 
     def _freeze(self, reason: str) -> None:
         if not self.frozen:

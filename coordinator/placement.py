@@ -8,6 +8,7 @@ unserved while there is room for both.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -43,11 +44,13 @@ class _Node:
         return any(held == name for held, _ in self.versions)
 
 
-def place(state: State, absent: Collection[str] = ()) -> Placement:
+@functools.lru_cache(maxsize=4)
+def place(state: State, absent: tuple[str, ...] = ()) -> Placement:
     """Assigns the replicas of every deployment.
 
     `absent` are ids of members that have no live lease but may be back in a moment: what they have stays theirs (a new
-    leader gives everyone one lease's time before it moves anything).
+    leader gives everyone one lease's time before it moves anything). The last few answers are kept: a state never
+    changes, and the controller and every status ask for the same.
     """
     nodes = {node.id: _empty(node) for node in _present(state, absent)}
     for _, deployment in sorted(state.deployments.items()):
@@ -105,7 +108,7 @@ def _keep(state: State, nodes: Mapping[str, _Node], deployment: routing_pb2.Depl
         if held is None or held not in state.versions or _limit(state.versions[held], node) is not None:
             continue
         if held[1] in kept:
-            if kept[held[1]] == wanted[held[1]] or _leaving(node):
+            if kept[held[1]] == wanted[held[1]] or _unfit(node):
                 continue
             kept[held[1]] += 1
         _take(state.versions[held], node, held)
@@ -117,6 +120,8 @@ def _fill(state: State, nodes: Mapping[str, _Node], key: VersionKey, replicas: i
     if version is None:
         return []
     missing = replicas - sum(key in node.versions for node in nodes.values())
+    if missing <= 0:
+        return []
     blobs = {file.digest for file in version.files}
     for node in sorted(nodes.values(), key=lambda node: _preference(node, blobs)):
         if missing <= 0:
@@ -124,8 +129,7 @@ def _fill(state: State, nodes: Mapping[str, _Node], key: VersionKey, replicas: i
         if _limit(version, node, name=key[0]) is None:
             _take(version, node, key)
             missing -= 1
-    if missing > 0:
-        missing -= _replace_in_place(state, nodes, key)
+    missing -= _replace_in_place(state, nodes, key, missing)
     if missing <= 0:
         return []
     return [
@@ -135,32 +139,34 @@ def _fill(state: State, nodes: Mapping[str, _Node], key: VersionKey, replicas: i
     ]
 
 
-def _replace_in_place(state: State, nodes: Mapping[str, _Node], key: VersionKey) -> int:
-    """With no free node left, hands one node of a retiring version over to its successor. How many it handed over.
+def _replace_in_place(state: State, nodes: Mapping[str, _Node], key: VersionKey, missing: int) -> int:
+    """With no free node left, hands nodes of retiring versions over to their successor. How many it handed over.
 
-    One at a time: the next follows when that one answers.
+    Nodes whose old version does not answer go at once; those that answer go one at a time, the next when all that went
+    before answer again.
     """
-    name = key[0]
-    if any(key in node.versions and not _serves(state, node, key) for node in nodes.values()):
-        return 0
+    name, handed = key[0], 0
     targets = {target.version for target in state.deployments[name].targets}
+    waiting = any(key in node.versions and not _serves(state, node, key) for node in nodes.values())
     for node in nodes.values():
         old = next((held for held in node.versions if held[0] == name and held[1] not in targets), None)
-        if old is None or _leaving(node):
+        if handed == missing or old is None or _unfit(node) or (waiting and _serves(state, node, old)):
             continue
         _give_back(state.versions[old], node, old)
-        if _limit(state.versions[key], node, name=name) is None:
-            _take(state.versions[key], node, key)
-            return 1
-        _take(state.versions[old], node, old)
-    return 0
+        fits = _limit(state.versions[key], node, name=name) is None
+        _take(state.versions[key if fits else old], node, key if fits else old)
+        handed += fits
+        waiting = waiting or fits
+    return handed
 
 
 def _retire(state: State, nodes: Mapping[str, _Node], deployment: routing_pb2.Deployment) -> None:
-    """Takes retiring versions away once every target has all the replicas it wants answering."""
+    """Takes retiring versions away once all replicas that every target could be given answer, at least one of each."""
     name = deployment.name
-    if any(len(serving_nodes(state, name, target.version)) < target.replicas for target in deployment.targets):
-        return
+    for target in deployment.targets:
+        placed = sum((name, target.version) in node.versions for node in nodes.values())
+        if len(serving_nodes(state, name, target.version)) < max(1, placed):
+            return
     targets = {target.version for target in deployment.targets}
     for node in nodes.values():
         for held in [key for key in node.versions if key[0] == name and key[1] not in targets]:
@@ -221,5 +227,7 @@ def _serves_any(state: State, node: _Node, name: str) -> bool:
     return any(key[0] == name and _serves(state, node, key) for key in state.assignments.get(node.node.id, ()))
 
 
-def _leaving(node: _Node) -> bool:
-    return node.node.state == membership_pb2.NODE_STATE_DRAINING
+def _unfit(node: _Node) -> bool:
+    """A node that is leaving, or whose Triton dies again and again, keeps nothing: it is placed anew elsewhere."""
+    crashing = node.node.report.triton.state == membership_pb2.TRITON_STATE_CRASH_LOOP
+    return crashing or node.node.state == membership_pb2.NODE_STATE_DRAINING

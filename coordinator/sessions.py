@@ -19,12 +19,19 @@ import structlog
 
 from aimesh.membership.v1 import membership_pb2, membership_pb2_grpc
 from coordinator import keys
-from coordinator.etcd import Delete, Etcd, Put, Unchanged
+from coordinator.etcd import Delete, Etcd, LeaseGoneError, Put, Unchanged
 from coordinator.hello import check_hello, durable, node_of
 from coordinator.mirror import Mirror
 from coordinator.settings import CoordinatorSettings
 from coordinator.state import State
-from meshkit.errors import ConflictError, InvalidInputError, SupersededError, UnavailableError
+from meshkit.errors import (
+    AimeshError,
+    ConflictError,
+    ExhaustedError,
+    InvalidInputError,
+    SupersededError,
+    UnavailableError,
+)
 
 log = structlog.get_logger()
 
@@ -50,8 +57,8 @@ class Session:
     sent_assignments: int = -1
     """etcd revision of the assignment sent last; -1 before the first."""
     leaving: bool = False
-    ended: str = ""
-    """Why the coordinator ends the session; empty while it does not."""
+    ended: AimeshError | None = None
+    """Why the coordinator ends the session; None while it does not."""
     writes: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -86,7 +93,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             while (message := await session.outgoing.get()) is not None:
                 yield message
             if session.ended:
-                raise SupersededError(session.ended)
+                raise session.ended
             if self._closing:
                 raise UnavailableError("this coordinator is stopping", hint="join another")
         finally:
@@ -103,7 +110,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
         """Ends every session so that its agent joins elsewhere; nodes stay in etcd until their leases lapse."""
         self._closing = True
         for session in self._sessions.values():
-            _end(session, "")
+            _end(session)
 
     async def _open(self, hello: membership_pb2.Hello) -> Session:
         """Writes the node under a new lease, in a transaction on what was read; the read's revision is the epoch.
@@ -128,7 +135,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
         await self._mirror.reached(revision)
         session = Session(node, lease, revision, self._clock(), hello.report)
         if older := self._sessions.get(hello.node_id):
-            _end(older, f"node {hello.node_id} has joined again")
+            _end(older, SupersededError(f"node {hello.node_id} has joined again"))
         self._sessions[hello.node_id] = session
         log.info("node.joined", node=node.id, epoch=epoch, address=node.address)
         return session
@@ -156,35 +163,39 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             async for message in messages:
                 session.last_seen = self._clock()
                 await self._take(session, message)
-        except (SupersededError, UnavailableError, InvalidInputError) as error:
-            _end(session, error.message)
+        except AimeshError as error:
+            _end(session, error)
         finally:
-            _end(session, session.ended)
+            _end(session)
 
     async def _take(self, session: Session, message: membership_pb2.AgentMessage) -> None:
         kind = message.WhichOneof("body")
         if kind == "heartbeat":
             session.load = message.heartbeat.load
             if session.node.state == membership_pb2.NODE_STATE_SUSPECT:
-                await self._write(session, session.node.report)
+                await self._write(session)
         elif kind == "report":
             session.report = message.report
             await self._write(session, durable(message.report))
         elif kind == "leaving":
             session.leaving = True
             log.info("node.leaving", node=session.node.id, reason=message.leaving.reason)
-            await self._write(session, session.node.report)
+            await self._write(session)
         elif kind == "hello":
             raise InvalidInputError("hello may be sent only once")
 
     async def _write(
         self,
         session: Session,
-        report: membership_pb2.ModelReport,
+        report: membership_pb2.ModelReport | None = None,
         state: membership_pb2.NodeState.ValueType | None = None,
     ) -> None:
-        """Writes the node if it differs from what was written last. Raises SupersededError when another session did."""
+        """Writes the node, with the report that it has unless there is a new one, if it differs from the last write.
+
+        Raises SupersededError when another session did or the lease has lapsed.
+        """
         async with session.writes:
+            report = report if report is not None else session.node.report
             node = membership_pb2.Node()
             node.CopyFrom(session.node)
             node.report.CopyFrom(report)
@@ -192,19 +203,19 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             if node == session.node:
                 return
             key = keys.node(node.id)
-            revision = await self._etcd.txn(
-                [Unchanged(key, session.mod_revision)], [Put(key, keys.encode(node), session.lease)]
-            )
-            if revision is None:
-                raise SupersededError(f"node {node.id}: its session at epoch {node.epoch} was replaced or has lapsed")
-            session.node, session.mod_revision = node, revision
+            guard, change = Unchanged(key, session.mod_revision), Put(key, keys.encode(node), session.lease)
+            with contextlib.suppress(LeaseGoneError):
+                if (revision := await self._etcd.txn([guard], [change])) is not None:
+                    session.node, session.mod_revision = node, revision
+                    return
+            raise SupersededError(f"node {node.id}: its session at epoch {node.epoch} was replaced or has lapsed")
 
     async def _close(self, session: Session) -> None:
         """A node that left is gone, one that broke off is SUSPECT until its lease lapses."""
         node_id = session.node.id
         if self._sessions.get(node_id) is session:
             del self._sessions[node_id]
-        if session.ended or self._closing:
+        if self._closing or isinstance(session.ended, SupersededError):
             return
         with contextlib.suppress(SupersededError, UnavailableError):  # then its lease lapses by itself
             if session.leaving:
@@ -213,7 +224,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
                 await self._etcd.revoke(session.lease)
                 log.info("node.left", node=node_id)
             else:
-                await self._write(session, session.node.report, membership_pb2.NODE_STATE_SUSPECT)
+                await self._write(session, state=membership_pb2.NODE_STATE_SUSPECT)
                 log.warning("node.suspect", node=node_id, reason="its stream broke")
 
     async def _renew_leases(self) -> None:
@@ -230,7 +241,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
                 continue
             for session in live:
                 if session.lease in lapsed:
-                    _end(session, f"node {session.node.id}: its lease has lapsed")
+                    _end(session, SupersededError(f"node {session.node.id}: its lease has lapsed"))
 
     async def _suspect(self, silent: Iterable[Session]) -> None:
         for session in silent:
@@ -238,9 +249,9 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
                 continue
             log.warning("node.suspect", node=session.node.id, reason="its heartbeats stopped")
             try:
-                await self._write(session, session.node.report, membership_pb2.NODE_STATE_SUSPECT)
+                await self._write(session, state=membership_pb2.NODE_STATE_SUSPECT)
             except SupersededError as error:
-                _end(session, error.message)
+                _end(session, error)
             except UnavailableError as error:
                 log.warning("node.not_written", node=session.node.id, reason=error.message)
 
@@ -261,7 +272,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
         try:
             session.outgoing.put_nowait(membership_pb2.CoordinatorMessage(assignments=assignments))
         except asyncio.QueueFull:
-            _end(session, f"node {session.node.id} does not read its messages")
+            _end(session, ExhaustedError(f"node {session.node.id} does not read its messages"))
 
 
 async def _first(messages: AsyncIterator[membership_pb2.AgentMessage]) -> membership_pb2.Hello:
@@ -298,9 +309,9 @@ def _as_member(node: membership_pb2.Node) -> membership_pb2.Node:
     return member
 
 
-def _end(session: Session, reason: str) -> None:
-    """Ends the stream after what is queued; drops what is queued when it is full."""
-    session.ended = session.ended or reason
+def _end(session: Session, error: AimeshError | None = None) -> None:
+    """Ends the stream after what is queued, with the first error given; drops one message when the queue is full."""
+    session.ended = session.ended or error
     if session.outgoing.full():
         session.outgoing.get_nowait()
     session.outgoing.put_nowait(None)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+
+
+def _ip_and_port(text: str) -> str:
+    """Routes carry no host names, so the gateway could not reach a coordinator by one."""
+    if text:
+        host, _, port = text.rpartition(":")
+        ipaddress.ip_address(host.strip("[]"))
+        if not port.isdigit():
+            raise ValueError(f"{text!r} must be IP:port")
+    return text
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -38,8 +49,9 @@ class CoordinatorSettings:
     port: Annotated[int, Field(ge=0, le=65535)] = field(
         default=8503, metadata={"doc": "the one gRPC port: API, agents and xDS"}
     )
-    advertise: str = field(
-        default="", metadata={"doc": "host:port at which agents and clients reach this coordinator; host:port above"}
+    advertise: Annotated[str, AfterValidator(_ip_and_port)] = field(
+        default="",
+        metadata={"doc": "IP:port at which agents and clients reach this coordinator; host:port above when empty"},
     )
     heartbeat_interval_s: Annotated[float, Field(gt=0)] = field(
         default=1.0, metadata={"doc": "how often agents report; three missed make a node SUSPECT"}

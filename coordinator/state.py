@@ -65,14 +65,17 @@ def serving_nodes(state: State, name: str, version: str) -> Sequence[membership_
 
 
 def routable(state: State, deployment: routing_pb2.Deployment) -> list[tuple[str, int]]:
-    """The versions that get a deployment's requests, with their weights, in the deployment's order.
+    """The versions that get a deployment's requests, with their weights: its targets first, in the deployment's order.
 
-    They are its targets with a weight, ready or not. When none of those answers, but a version that is being replaced
-    still does, that one goes on answering.
+    They are its targets with a weight, ready or not. While some replicas of the targets do not answer yet and versions
+    that are being replaced still do, those go on answering, each by the number of its replicas.
     """
+    name = deployment.name
     targets = [(target.version, target.weight) for target in deployment.targets if target.weight]
-    if any(serving_nodes(state, deployment.name, version) for version, _ in targets):
-        return targets
     known = {target.version for target in deployment.targets}
-    retiring = sorted(v for name, v in state.serving if name == deployment.name and v not in known)
-    return [(version, 1) for version in retiring] or targets
+    retiring = sorted(v for n, v in state.serving if n == name and v not in known)
+    complete = all(len(serving_nodes(state, name, t.version)) >= t.replicas for t in deployment.targets)
+    if complete or not retiring:
+        return targets
+    both = [version for version, _ in targets] + retiring
+    return [(version, len(nodes)) for version in both if (nodes := serving_nodes(state, name, version))]

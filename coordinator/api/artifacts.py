@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,9 @@ from meshkit.blobs import CHUNK_BYTES, BlobStore
 from meshkit.errors import DataLossError, InvalidInputError, PreconditionError
 
 log = structlog.get_logger()
+
+UPLOAD_GRACE_S = 3600.0
+"""A blob without a version is kept this long."""
 
 
 class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
@@ -66,8 +70,16 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
             yield artifacts_pb2.DownloadBlobResponse(data=chunk)
 
     async def forget_unused(self, mirror: Mirror) -> None:
-        """Removes the blobs of versions as they are deleted, when no other version has them; until cancelled."""
+        """Removes the blobs of versions as they are deleted, when no other version has them; until cancelled.
+
+        First those that a deletion left while this coordinator was away. What was uploaded within the last hour stays:
+        its version may be about to be recorded.
+        """
         before = mirror.state
+        for digest in self._blobs.held() - _referenced(before):
+            if time.time() - self._blobs.path(digest).stat().st_mtime > UPLOAD_GRACE_S:
+                log.info("blob.removed", digest=digest)
+                await asyncio.to_thread(self._blobs.discard, digest)
         async for state in mirror.changes():
             for digest in unused(before, state):
                 log.info("blob.removed", digest=digest)
@@ -96,5 +108,8 @@ def unused(before: State, now: State) -> set[str]:
     gone = [version for key, version in before.versions.items() if key not in now.versions]
     if not gone:
         return set()
-    kept = {file.digest for version in now.versions.values() for file in version.files}
-    return {file.digest for version in gone for file in version.files} - kept
+    return {file.digest for version in gone for file in version.files} - _referenced(now)
+
+
+def _referenced(state: State) -> set[str]:
+    return {file.digest for version in state.versions.values() for file in version.files}

@@ -26,7 +26,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
     sessions: Sessions
     etcd_endpoints: Sequence[str]
     xds_clients: Callable[[], Sequence[cluster_pb2.XdsClient]]
-    absent: Callable[[], list[str]]
+    absent: Callable[[], tuple[str, ...]]
 
     async def GetStatus(self, request: cluster_pb2.GetStatusRequest, context: Any) -> cluster_pb2.GetStatusResponse:  # noqa: N802
         """The state at this moment."""

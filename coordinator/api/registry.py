@@ -8,12 +8,13 @@ from typing import Any
 from google.protobuf import timestamp_pb2
 
 from aimesh.registry.v1 import registry_pb2, registry_pb2_grpc
+from aimesh.routing.v1 import routing_pb2
 from coordinator import keys
 from coordinator.api.validate import check_version_message
 from coordinator.etcd import Delete, Etcd, Put, Unchanged
 from coordinator.mirror import Mirror
 from coordinator.paging import page
-from coordinator.state import State
+from coordinator.state import State, VersionKey
 from meshkit.blobs import BlobStore
 from meshkit.errors import ConflictError, NotFoundError, PreconditionError, SupersededError
 from meshkit.names import version_key
@@ -62,12 +63,7 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
         chosen = [v for (name, _), v in self._mirror.state.versions.items() if request.name in ("", name)]
         chosen.sort(key=lambda v: version_key(v.version), reverse=True)
         chosen.sort(key=lambda v: v.name)
-        ranks: dict[str, int] = {}
-        keyed = []
-        for version in chosen:
-            ranks[version.name] = ranks.get(version.name, 0) + 1
-            keyed.append((f"{version.name}/{ranks[version.name]:08d}", version))
-        items, token = page(keyed, request.page_size, request.page_token)
+        items, token = page(chosen, request.page_size, request.page_token, _page_key, _comes_after)
         return registry_pb2.ListVersionsResponse(versions=items, next_page_token=token)
 
     async def DeleteVersion(  # noqa: N802
@@ -77,11 +73,12 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
         find_version(self._mirror.state, request.name, request.version or "(none given)")
         key, user = keys.version(request.name, request.version), keys.deployment(request.name)
         _, (held, deployed) = await self._etcd.get(key, user)
-        deployment = self._mirror.state.deployments.get(request.name)
-        if deployment and any(target.version == request.version for target in deployment.targets):
+        deployment = keys.parse(deployed.value or b"{}", routing_pb2.Deployment())
+        used = any(target.version == request.version for target in deployment.targets)
+        if used or _assigned(self._mirror.state, (request.name, request.version)):
             raise PreconditionError(
                 f"{request.name}:{request.version} is deployed",
-                hint=f"run: aimesh undeploy {request.name}",
+                hint=f"run: aimesh undeploy {request.name}; if that is done, wait until its replicas are unloaded",
                 reason="VERSION_IN_USE",
             )
         guards = [Unchanged(key, held.mod_revision), Unchanged(user, deployed.mod_revision)]
@@ -99,6 +96,22 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
                 hint="upload it with ArtifactsService.UploadBlob to this same coordinator first",
                 reason="BLOB_MISSING",
             )
+
+
+def _page_key(version: registry_pb2.ModelVersion) -> str:
+    return f"{version.name}:{version.version}"
+
+
+def _comes_after(version: registry_pb2.ModelVersion, key: str) -> bool:
+    """Whether a version comes after the one with this key: by name, then newest first."""
+    name, _, number = key.partition(":")
+    if version.name != name:
+        return version.name > name
+    return version_key(version.version) < version_key(number)
+
+
+def _assigned(state: State, key: VersionKey) -> bool:
+    return any(key in assigned for assigned in state.assignments.values())
 
 
 def find_version(state: State, name: str, version: str = "") -> registry_pb2.ModelVersion:

@@ -20,7 +20,7 @@ from meshkit.errors import NotFoundError, SupersededError
 class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
     """Serves aimesh.routing.v1. A write only states what is wanted; the leader's controller carries it out."""
 
-    def __init__(self, etcd: Etcd, mirror: Mirror, absent: Callable[[], list[str]]) -> None:
+    def __init__(self, etcd: Etcd, mirror: Mirror, absent: Callable[[], tuple[str, ...]]) -> None:
         """`absent` names the members that placement still counts on."""
         self._etcd = etcd
         self._mirror = mirror
@@ -34,14 +34,14 @@ class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
         deployment = routing_pb2.Deployment()
         deployment.CopyFrom(request.deployment)
         deployment.applied_at.GetCurrentTime()
-        for target in deployment.targets:
-            find_version(self._mirror.state, deployment.name, target.version)
         key = keys.deployment(deployment.name)
         versions = [keys.version(deployment.name, target.version) for target in deployment.targets]
         _, (held, *found) = await self._etcd.get(key, *versions)
         guards = [Unchanged(kv.key, kv.mod_revision) for kv in (held, *found)]
-        if any(kv.value is None for kv in found):
-            raise SupersededError(f"a version of {deployment.name} was removed in the meantime", hint="try again")
+        for target, version in zip(deployment.targets, found, strict=True):
+            if version.value is None:
+                find_version(self._mirror.state, deployment.name, target.version)
+                raise SupersededError(f"{deployment.name}:{target.version} was just removed", hint="push it again")
         revision = await self._etcd.txn(guards, [Put(key, keys.encode(deployment))])
         if revision is None:
             raise SupersededError(f"deployment {deployment.name} changed in the meantime", hint="try again")
@@ -59,8 +59,7 @@ class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
     ) -> routing_pb2.ListDeploymentsResponse:
         """A page of deployments with their placement."""
         statuses = deployment_statuses(self._mirror.state, self._absent())
-        keyed = [(status.deployment.name, status) for status in statuses]
-        items, token = page(keyed, request.page_size, request.page_token)
+        items, token = page(statuses, request.page_size, request.page_token, lambda status: status.deployment.name)
         return routing_pb2.ListDeploymentsResponse(deployments=items, next_page_token=token)
 
     async def DeleteDeployment(  # noqa: N802
@@ -84,7 +83,7 @@ class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
         return only[name]
 
 
-def deployment_statuses(state: State, absent: list[str]) -> list[routing_pb2.DeploymentStatus]:
+def deployment_statuses(state: State, absent: tuple[str, ...]) -> list[routing_pb2.DeploymentStatus]:
     """Every deployment with its placement as it would be decided on this state, by name."""
     placement = place(state, absent)
     return [

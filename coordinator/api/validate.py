@@ -13,6 +13,9 @@ from meshkit.names import check_model_name, check_version
 RUNTIMES = ("llama", "onnx", "torch", "embed", "python")
 MOST_RETRIES = 5
 MOST_REPLICAS = 10_000
+MOST_TARGETS = 16
+MOST_WEIGHT = 1_000_000
+MOST_TIMEOUT_S = 7 * 24 * 3600
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -50,6 +53,10 @@ def check_deployment(deployment: routing_pb2.Deployment) -> None:
             raise InvalidInputError(
                 f"{target.replicas} replicas are not possible", hint=f"ask for 1 to {MOST_REPLICAS}"
             )
+        if target.weight > MOST_WEIGHT:
+            raise InvalidInputError(f"weight {target.weight} is too large", hint=f"use 0 to {MOST_WEIGHT}")
+    if len(versions) > MOST_TARGETS:
+        raise InvalidInputError(f"{len(versions)} versions at once", hint=f"at most {MOST_TARGETS}")
     if len(set(versions)) < len(versions):
         raise InvalidInputError(f"deployment {deployment.name!r} names a version twice")
     if not any(target.weight for target in deployment.targets):
@@ -66,6 +73,10 @@ def _check_policy(policy: routing_pb2.RoutePolicy) -> None:
         )
     if policy.timeout.seconds < 0 or policy.timeout.nanos < 0:
         raise InvalidInputError("policy.timeout is negative", hint="leave it out for no timeout")
+    if policy.timeout.seconds > MOST_TIMEOUT_S:
+        raise InvalidInputError(
+            f"policy.timeout of {policy.timeout.seconds} s is too long", hint=f"at most {MOST_TIMEOUT_S} s, or none"
+        )
 
 
 def _check_file(file: registry_pb2.ModelFile) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from pyetcd import etcdrpc
 
-from coordinator.etcd import Batch, CompactedError, Created, Delete, Etcd, KeyValue, Put, Unchanged
+from coordinator.etcd import Batch, CompactedError, Created, Delete, Etcd, KeyValue, Put, RefusedError, Unchanged
 from coordinator.settings import EtcdSettings
 from meshkit.channel import aio_channel
-from meshkit.errors import PreconditionError, UnavailableError
+from meshkit.errors import UnavailableError
 from tests.processes import EtcdServer, etcd_server, free_ports
 
 
@@ -101,7 +101,7 @@ async def test_user_and_password(tmp_path: Path) -> None:
             assert await etcd.txn([], [Put("/u/a", b"1")]) is not None
             etcd._token = "gone"
             assert (await etcd.get("/u/a"))[1][0].value == b"1", "logs in again when its token has expired"
-        with pytest.raises(PreconditionError, match="authentication failed"):
+        with pytest.raises(RefusedError, match="authentication failed"):
             async with client(server.address, username="root", password="wrong"):
                 pass
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +67,14 @@ def test_a_version_being_replaced_answers_until_its_successor_does() -> None:
     assert routable(state, successor) == [("2.0.0", 1)], "nothing answers: the target says why"
     state = carried_out(state, place(state))
     assert routable(state, successor) == [("2.0.0", 1)]
+
+
+def test_while_a_new_version_comes_up_both_answer_by_their_replicas() -> None:
+    state = state_of([node(n) for n in "abc"], [version("m"), version("m", "2.0.0")], [deployment("m", 3)])
+    state = carried_out(state, place(state))
+    state = replace(state, deployments={"m": deployment("m", 3, "2.0.0")})
+    state = carried_out(state, place(state))
+    assert routable(state, state.deployments["m"]) == [("2.0.0", 1), ("1.0.0", 2)]
 
 
 def test_a_damaged_value_is_named_with_what_to_do() -> None:

@@ -52,15 +52,17 @@ def state_of(
 
 
 def carried_out(state: State, placement: Placement, *, ready: bool = True) -> State:
-    """The state after agents did what they were told."""
-    model_state = membership_pb2.MODEL_STATE_READY if ready else membership_pb2.MODEL_STATE_LOADING
+    """The state after agents did what they were told; not ready, what is new to them is still loading."""
     nodes = {}
     for node_id, old in state.nodes.items():
+        answered = {(m.name, m.version) for m in old.report.models if m.state == membership_pb2.MODEL_STATE_READY}
         fresh = membership_pb2.Node()
         fresh.CopyFrom(old)
         del fresh.report.models[:]
-        for name, number in sorted(placement.assignments.get(node_id, ())):
-            fresh.report.models.add(name=name, version=number, state=model_state)
+        for key in sorted(placement.assignments.get(node_id, ())):
+            answers = ready or key in answered
+            model_state = membership_pb2.MODEL_STATE_READY if answers else membership_pb2.MODEL_STATE_LOADING
+            fresh.report.models.add(name=key[0], version=key[1], state=model_state)
         nodes[node_id] = fresh
     return replace(state, nodes=nodes, assignments=placement.assignments)
 
@@ -130,7 +132,7 @@ def test_a_new_leader_moves_nothing_from_members_that_may_come_back() -> None:
     state = carried_out(state, place(state))
     (holder,) = state.assignments
     restarted = replace(state, nodes={})
-    assert place(restarted, absent=["a", "b"]).assignments == {holder: {("m", "1.0.0")}}
+    assert place(restarted, absent=("a", "b")).assignments == {holder: {("m", "1.0.0")}}
 
 
 def test_draining_nodes_lose_their_replicas() -> None:
@@ -163,6 +165,35 @@ def test_without_a_free_node_versions_are_replaced_one_node_at_a_time() -> None:
     assert place(loading).assignments == first.assignments, "waits for the first to answer"
     last = place(carried_out(state, first))
     assert all(held == {("m", "2.0.0")} for held in last.assignments.values())
+
+
+def test_nodes_whose_old_version_does_not_answer_are_handed_over_at_once() -> None:
+    state = state_of([node("a"), node("b"), node("c")], [version("m"), version("m", "2.0.0")], [deployment("m", 3)])
+    state = carried_out(state, place(state))
+    del state.nodes["c"].report.models[:]
+    rolling = replace(state, deployments={"m": deployment("m", 3, "2.0.0")})
+    first = place(carried_out(rolling, place(rolling), ready=False))
+    assert ("m", "2.0.0") in first.assignments["c"], "nothing is lost there"
+
+
+def test_retired_versions_go_when_no_more_of_their_successors_can_be_placed() -> None:
+    picky = version("m", "2.0.0")
+    picky.requirements.node_labels["zone"] = "eu"
+    state = state_of([node("a", zone="eu"), node("b"), node("c")], [version("m"), picky], [deployment("m", 3)])
+    state = carried_out(state, place(state))
+    state = replace(state, deployments={"m": deployment("m", 3, "2.0.0")})
+    for _ in range(4):
+        state = carried_out(state, place(state))
+    assert place(state).assignments == {"a": {("m", "2.0.0")}}
+
+
+def test_a_node_whose_triton_crashes_again_and_again_keeps_nothing() -> None:
+    state = state_of([node("a"), node("b")], [version("m")], [deployment("m", 1)])
+    state = carried_out(state, place(state))
+    (holder,) = state.assignments
+    state.nodes[holder].state = membership_pb2.NODE_STATE_JOINING
+    state.nodes[holder].report.triton.state = membership_pb2.TRITON_STATE_CRASH_LOOP
+    assert holder not in place(state).assignments
 
 
 def test_scaling_down_keeps_the_replicas_that_answer() -> None:

@@ -291,7 +291,7 @@ class ModelVersion(_message.Message):
     runtime: _builtins.str
     """The runtime that serves it: llama, onnx, torch, embed or python."""
     digest: _builtins.str
-    """sha256 over everything above but the requirements: two pushes with the same digest are the same version.
+    """sha256 over all other fields but requirements and created_at: two pushes with the same digest are the same version.
     Computed by the coordinator; ignored in requests.
     """
     self_test: _builtins.str
