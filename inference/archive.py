@@ -51,6 +51,15 @@ def _unpack_tar(path: Path, target: Path) -> None:
                 content = archive.extractfile(member)
                 assert content is not None
                 left = _write(path, content, place, left)
+        _check_end(path, archive)
+
+
+def _check_end(path: Path, archive: tarfile.TarFile) -> None:
+    """A tar ends with blocks of zeros; Python's reader takes one that was cut between two members for whole."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise InvalidInputError(f"archive {path.name} is cut short", hint="copy or pack it again", reason="TRUNCATED")
 
 
 def _unpack_zip(path: Path, target: Path) -> None:

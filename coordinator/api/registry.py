@@ -75,10 +75,11 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
         _, (held, deployed) = await self._etcd.get(key, user)
         deployment = keys.parse(deployed.value or b"{}", routing_pb2.Deployment())
         used = any(target.version == request.version for target in deployment.targets)
-        if used or _assigned(self._mirror.state, (request.name, request.version)):
+        retiring = deployment.name and _assigned(self._mirror.state, (request.name, request.version))
+        if used or retiring:
             raise PreconditionError(
                 f"{request.name}:{request.version} is deployed",
-                hint=f"run: aimesh undeploy {request.name}; if that is done, wait until its replicas are unloaded",
+                hint=f"run: aimesh undeploy {request.name}, or wait until its successor has taken over",
                 reason="VERSION_IN_USE",
             )
         guards = [Unchanged(key, held.mod_revision), Unchanged(user, deployed.mod_revision)]

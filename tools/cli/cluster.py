@@ -119,9 +119,13 @@ def _run_in_foreground(state_dir: Path, nodes: int | None, port_base: int | None
 
 
 def _local_dir(state_dir: Path | None) -> Path:
+    from meshkit.errors import InvalidInputError
     from tools.local.record import default_state_dir
 
-    return (state_dir or default_state_dir(os.environ)).absolute()
+    found = (state_dir or default_state_dir(os.environ)).absolute()
+    if found.exists() and not found.is_dir():
+        raise InvalidInputError(f"state directory {found} is a file", hint="name a directory with --state-dir")
+    return found
 
 
 def _say_how_to_reach(record: MeshRecord) -> None:

@@ -127,7 +127,7 @@ def _say_how_to_go_on() -> None:
     from tools.cli.output import console
 
     console().print(
-        "[bold]That was a whole mesh. To keep one:[/bold]\n"
+        "That was a whole mesh. To keep one:\n"
         "  aimesh up --nodes 3 --detach\n"
         "  aimesh models push MODEL.gguf --name my-model --version 1.0.0\n"
         "  aimesh deploy my-model --replicas 2\n"

@@ -68,6 +68,8 @@ def undeploy(
 
 def wait_with_progress(mesh: Mesh, name: str, version: str, timeout_s: float) -> routing_pb2.TargetStatus:
     """Waits until every replica answers, showing on standard error what each node does."""
+    from rich.text import Text
+
     from tools.cli.client import run
     from tools.cli.output import progress_console
     from tools.cli.placement import describe, wait_placed
@@ -78,7 +80,7 @@ def wait_with_progress(mesh: Mesh, name: str, version: str, timeout_s: float) ->
         def tell(fare: Fare) -> None:
             nonlocal said
             line = f"{name}:{version}  {describe(fare)}"
-            status.update(line)
+            status.update(Text(line))
             if not terminal.is_terminal and line != said:
                 terminal.print(line)
             said = line

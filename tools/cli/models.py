@@ -54,7 +54,9 @@ def push(
     if as_json:
         print_json(plain(recorded))
     else:
-        console().print(f"Recorded {name}:{version} ({recorded.runtime}). Next: aimesh deploy {name} --replicas 1")
+        console().print(
+            f"Recorded {name}:{version} ({recorded.runtime}). Next: aimesh deploy {name}:{version} --replicas 1"
+        )
 
 
 @app.command("list")

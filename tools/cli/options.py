@@ -13,7 +13,7 @@ StateDir = Annotated[
         "--state-dir",
         metavar="DIR",
         help="Names the mesh: the directory that `aimesh up` keeps it in. "
-        "Otherwise $AIMESH_COORDINATORS and $AIMESH_GATEWAY, $AIMESH_STATE_DIR, or ~/.local/state/aimesh.",
+        "Otherwise $AIMESH_STATE_DIR, $AIMESH_COORDINATORS and $AIMESH_GATEWAY, or ~/.local/state/aimesh.",
     ),
 ]
 

@@ -24,7 +24,8 @@ def progress_console() -> Console:
 
 def _console(file: Any) -> Console:
     wide = None if file.isatty() else 120
-    return Console(file=file, width=wide, highlight=False, soft_wrap=False)
+    # No markup: names, answers and errors are other people's text, and "[/x]" in it is no tag.
+    return Console(file=file, width=wide, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
 def print_json(value: Any) -> None:

@@ -26,21 +26,21 @@ class Mesh:
 
 
 def find_mesh(state_dir: Path | None, environ: Mapping[str, str] | None = None) -> Mesh:
-    """The mesh named by --state-dir, else by $AIMESH_COORDINATORS, else the one of $AIMESH_STATE_DIR or the default.
+    """The mesh named by --state-dir or $AIMESH_STATE_DIR, else by $AIMESH_COORDINATORS, else the default one.
 
     Raises UnavailableError when none runs there.
     """
     environ = os.environ if environ is None else environ
     local = (state_dir or default_state_dir(environ)).absolute()
     record = read_record(local)
-    if state_dir is None and (listed := environ.get("AIMESH_COORDINATORS", "")):
+    named = state_dir is not None or environ.get("AIMESH_STATE_DIR")
+    if not named and (listed := environ.get("AIMESH_COORDINATORS", "")):
         coordinators = tuple(part.strip() for part in listed.split(",") if part.strip())
-        ours = record is not None and record.running and coordinators == record.layout.coordinators
-        return Mesh(coordinators, environ.get("AIMESH_GATEWAY", ""), local if ours else None, record if ours else None)
+        return Mesh(coordinators, environ.get("AIMESH_GATEWAY", ""), None, None)
     if record is None or not record.running:
-        named = f" --state-dir {local}" if state_dir else ""
+        flag = f" --state-dir {local}" if state_dir else ""
         raise UnavailableError(
-            f"no mesh runs in {local}", hint=f"start one: aimesh up --detach{named}", reason="MESH_NOT_RUNNING"
+            f"no mesh runs in {local}", hint=f"start one: aimesh up --detach{flag}", reason="MESH_NOT_RUNNING"
         )
     return Mesh(record.layout.coordinators, record.layout.gateway, local, record)
 

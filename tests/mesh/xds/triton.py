@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -132,6 +133,8 @@ def _start(folder: Path, backends: Path, index: int, models: tuple[str, ...]) ->
 def _end(triton: RunningTriton) -> None:
     if triton.process.poll() is None:
         end_group(ProcessId.of(triton.process.pid))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(triton.process.pid, signal.SIGKILL)  # the stubs of one that was killed
     triton.process.wait()
     for left in Path("/dev/shm").glob(f"{_shared_memory(triton.grpc_port)}*"):
         left.unlink()  # by a Triton that was killed

@@ -111,3 +111,15 @@ def test_an_archive_that_is_cut_short(tmp_path: Path, mode: Mode) -> None:
 def test_an_archive_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="is empty"):
         package(tar_of(tmp_path / "m.tar", "w"), "m", "1.0.0")
+
+
+@pytest.mark.parametrize("cut", [1024, 1024 + 200, 2048])
+def test_a_tar_that_was_cut_between_members_is_refused(tmp_path: Path, cut: int) -> None:
+    root = write_python(tmp_path / "any")
+    whole = tmp_path / "m.tar"
+    with tarfile.open(whole, "w") as tar:
+        for name in ("config.pbtxt", "1/model.py"):
+            tar.add(root / name, name)
+    whole.write_bytes(whole.read_bytes()[:cut])
+    with pytest.raises(InvalidInputError, match=r"cut short|cannot be read|no known model format"):
+        package(whole, "m", "1.0.0")

@@ -100,15 +100,15 @@ def test_the_flag_wins_over_the_environment(tmp_path: Path) -> None:
 
 def test_the_environment_names_a_mesh_elsewhere(tmp_path: Path) -> None:
     running(tmp_path)
-    environ = {"AIMESH_STATE_DIR": str(tmp_path), "AIMESH_COORDINATORS": "a:1, b:1", "AIMESH_GATEWAY": "g:2"}
+    environ = {"XDG_STATE_HOME": str(tmp_path), "AIMESH_COORDINATORS": "a:1, b:1", "AIMESH_GATEWAY": "g:2"}
     mesh = find_mesh(None, environ)
     assert (mesh.coordinators, mesh.gateway, mesh.state_dir, mesh.record) == (("a:1", "b:1"), "g:2", None, None)
 
 
-def test_what_env_exported_still_names_the_local_mesh(tmp_path: Path) -> None:
+def test_the_state_dir_names_the_mesh_also_when_another_was_exported_before(tmp_path: Path) -> None:
     record = running(tmp_path)
-    environ = {"AIMESH_STATE_DIR": str(tmp_path), "AIMESH_COORDINATORS": record.layout.coordinators[0]}
-    assert find_mesh(None, environ).state_dir == tmp_path
+    mesh = find_mesh(None, {"AIMESH_STATE_DIR": str(tmp_path), "AIMESH_COORDINATORS": "elsewhere:1"})
+    assert (mesh.state_dir, mesh.coordinators) == (tmp_path, record.layout.coordinators)
 
 
 def test_no_mesh_says_where_and_how_to_start_one(tmp_path: Path) -> None:
