@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as package_version
 
 import structlog
 
 from aimesh.membership.v1 import membership_pb2
-from meshkit.errors import AimeshError
 from meshkit.sdnotify import sd_notify, watchdog_interval_s
 from meshkit.shutdown import Shutdown
 from node_agent.capacity import HostFacts, LoadSampler, capacity_of
@@ -19,6 +17,7 @@ from node_agent.fetch import Fetcher
 from node_agent.gpus import GpuReader
 from node_agent.identity import hold_data_dir
 from node_agent.modelconfig import python_environment
+from node_agent.quiet import until_quiet
 from node_agent.reconcile import Reconciler
 from node_agent.repository import Repository
 from node_agent.session import Session
@@ -33,10 +32,6 @@ from node_agent.triton.supervisor import ManagedTriton
 log = structlog.get_logger()
 
 _SAMPLE_S = 1.0
-_QUIET_S = 0.5
-"""When no request has come for this long, clients have taken in that the node is gone."""
-_QUIET_MOST_S = 5.0
-_QUIET_POLL_S = 0.1
 
 
 async def run(settings: AgentSettings) -> None:
@@ -59,7 +54,8 @@ async def run(settings: AgentSettings) -> None:
             await shutdown.requested.wait()
             sd_notify("STOPPING=1")
             await agent.session.leave("shutdown")
-            await agent.wait_quiet()
+            if agent.triton.status.ready:
+                await until_quiet(agent.triton.client, settings.drain_s)
             for part in others:
                 part.cancel()
             agent.triton.stop()
@@ -98,20 +94,6 @@ class Agent:
         while interval_s is not None:
             sd_notify("WATCHDOG=1")
             await asyncio.sleep(interval_s)
-
-    async def wait_quiet(self) -> None:
-        """Waits, not for long, until clients send no more requests. What is in flight is Triton's to finish."""
-        with suppress(TimeoutError, AimeshError):
-            async with asyncio.timeout(min(_QUIET_MOST_S, self.settings.drain_s)):
-                await self._no_request_for(_QUIET_S)
-
-    async def _no_request_for(self, seconds: float) -> None:
-        seen, quiet_s = -1, 0.0
-        while quiet_s < seconds and self.triton.status.ready:
-            count = await self.triton.client.executions()
-            quiet_s = quiet_s + _QUIET_POLL_S if count == seen else 0.0
-            seen = count
-            await asyncio.sleep(_QUIET_POLL_S)
 
 
 def make_triton(settings: AgentSettings) -> InferenceServer:

@@ -11,6 +11,7 @@ import structlog
 from meshkit.errors import AimeshError, UnavailableError
 from node_agent.fetch import Fetcher
 from node_agent.plan import LOADING
+from node_agent.quiet import until_quiet
 from node_agent.repository import Repository
 from node_agent.selfrequest import test_model
 from node_agent.settings import AgentSettings
@@ -68,11 +69,13 @@ class Steps:
         log.info("model.ready", model=work.version.name, version=work.version.version)
 
     async def unload(self, work: ModelWork) -> None:
-        """Unloads once requests in flight are done (at most drain_s), then removes the files."""
+        """Unloads once clients ask no more and what is in flight is done (at most drain_s), then removes the files."""
         name = work.version.name
         self.stubs.forget(name)
         try:
             if self._triton.status.ready:
+                if work.loaded is not None:
+                    await until_quiet(self._triton.client, self._settings.drain_s, name)
                 stubs = await asyncio.to_thread(self.stubs.find, self._triton.status.pid, name)
                 await self._triton.client.unload(name)
                 await self._until_unloaded(name)

@@ -20,9 +20,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from coordinator.xds.gateway_routes import BY_MESSAGE_FILTERS, GATEWAY_ROUTES, MODEL_HEADER
+from coordinator.xds.gateway_routes import BY_MESSAGE_FILTERS, GATEWAY_ROUTES, MODEL_HEADER, REST_FILTER
 from meshkit.channel import MAX_MESSAGE_BYTES
-from meshkit.errors import PreconditionError
+from meshkit.errors import ExhaustedError, PreconditionError
 
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
@@ -30,6 +30,8 @@ _LOGGERS = "type.googleapis.com/envoy.extensions.access_loggers"
 _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _BUFFER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
 """One message of the largest size and its framing."""
+MAX_REST_BYTES = 2 * 1024 * 1024
+"""Limit on the body of a REST request: Triton's REST server dies of JSON from about twice that size on."""
 _NAME_FIELDS = {
     "ModelInfer": "model_name",
     "ModelStreamInfer": "model_name",
@@ -74,9 +76,27 @@ class GatewaySettings:
 
 
 def run(settings: GatewaySettings) -> NoReturn:
-    """Writes the bootstrap and replaces this process by Envoy. Raises PreconditionError when there is no Envoy."""
+    """Writes the bootstrap and replaces this process by Envoy.
+
+    Raises PreconditionError when there is no Envoy, ExhaustedError when the port is taken.
+    """
+    _check_port(settings)
     arguments = command(settings, write_bootstrap(settings))
     os.execv(arguments[0], arguments)  # noqa: S606  # becoming Envoy is the point
+
+
+def _check_port(settings: GatewaySettings) -> None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ExhaustedError(
+                f"the gateway cannot listen on {settings.host}:{settings.port}: {error.strerror}",
+                hint="set gateway.port to a free port, or end the program that has it (see: ss -ltnp)",
+                reason="PORT_TAKEN",
+            ) from None
 
 
 def write_bootstrap(settings: GatewaySettings) -> Path:
@@ -130,6 +150,7 @@ def _listener(settings: GatewaySettings) -> dict[str, Any]:
         "name": "gateway",
         "address": _address(settings.host, settings.port),
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
+        "enable_reuse_port": False,  # two gateways on one port would take turns
         "filter_chains": [chain],
     }
 
@@ -168,6 +189,11 @@ def _manager(settings: GatewaySettings) -> dict[str, Any]:
                     "default_source_code": {"inline_string": _LUA},
                 },
             },
+            {
+                "name": REST_FILTER,
+                "disabled": True,
+                "typed_config": {"@type": f"{_FILTERS}.buffer.v3.Buffer", "max_request_bytes": MAX_REST_BYTES},
+            },
             {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_FILTERS}.router.v3.Router"}},
         ],
     }
@@ -189,7 +215,7 @@ def _extraction() -> dict[str, Any]:
 
 
 def _too_large_reply() -> dict[str, Any]:
-    """The one reply of the extraction filter's own that a caller meets: a message larger than the buffer."""
+    """The replies of filters that callers meet: a message larger than the buffer, a REST body larger than its limit."""
     return {
         "mappers": [
             {
@@ -210,7 +236,19 @@ def _too_large_reply() -> dict[str, Any]:
                         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
                     }
                 ],
-            }
+            },
+            {
+                "filter": {
+                    "status_code_filter": {
+                        "comparison": {"op": "EQ", "value": {"default_value": 413, "runtime_key": "aimesh.too_large"}}
+                    }
+                },
+                "body_format_override": {
+                    "json_format": {
+                        "error": f"a REST body may have {MAX_REST_BYTES} bytes; send larger tensors by gRPC"
+                    }
+                },
+            },
         ]
     }
 

@@ -24,6 +24,10 @@ MODEL_HEADER = "x-aimesh-model"
 BY_MESSAGE_FILTERS = ("envoy.filters.http.grpc_field_extraction", "envoy.filters.http.lua")
 """Filters that read the model's name from the message; off in the gateway's listener, on where no header names it."""
 
+REST_FILTER = "envoy.filters.http.buffer"
+"""Bounds the body of a REST request; off in the gateway's listener, on where a model is asked by REST: JSON of some
+megabytes kills Triton's REST server. Larger tensors go by gRPC."""
+
 _SERVICE = "/inference.GRPCInferenceService/"
 _REFUSED = "the mesh decides what is loaded and how servers are set; use: aimesh deploy, aimesh undeploy"
 _POLICY = routing_pb2.RoutePolicy()
@@ -126,7 +130,9 @@ def _to_model_http(state: State, deployment: routing_pb2.Deployment, serving: Se
         lambda version: http_cluster(deployment.name, version),
         http=True,
     )
-    return route_components_pb2.Route(match=everything(), route=action)
+    route = route_components_pb2.Route(match=everything(), route=action)
+    route.typed_per_filter_config[REST_FILTER].CopyFrom(_switched_on())
+    return route
 
 
 def _refuse_trace(name: str) -> route_components_pb2.Route:

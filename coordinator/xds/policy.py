@@ -18,7 +18,8 @@ both open): 300 ms would end every call at once. Its clients get that much more;
 # gRPC's own client heeds "unavailable" and skips the rest; its transport gives UNAVAILABLE for refused connections,
 # refused streams and resets alike. Envoy sees those below gRPC, where there is no status yet, and needs their names.
 _GRPC_RETRY_ON = "unavailable,connect-failure,refused-stream,reset"
-_HTTP_RETRY_ON = "connect-failure,refused-stream,reset,retriable-status-codes"
+# A REST request that resets its connection is not tried elsewhere: it may have killed that Triton (see REST_FILTER).
+_HTTP_RETRY_ON = "connect-failure,refused-stream,retriable-status-codes"
 _PREVIOUS_HOSTS = "envoy.retry_host_predicates.previous_hosts"
 _PREVIOUS_HOSTS_TYPE = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 

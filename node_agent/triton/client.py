@@ -73,9 +73,9 @@ class TritonClient:
         answer = await self._call(self._stub.RepositoryIndex(request, timeout=CONTROL_TIMEOUT_S))
         return {model.name: IndexEntry(model.state, model.reason) for model in answer.models}
 
-    async def executions(self) -> int:
-        """Requests answered since the models were loaded, failed ones included."""
-        request = service_pb2.ModelStatisticsRequest()
+    async def executions(self, model: str = "") -> int:
+        """Requests answered since the models were loaded, failed ones included; of one model when it is named."""
+        request = service_pb2.ModelStatisticsRequest(name=model)
         answer = await self._call(self._stub.ModelStatistics(request, timeout=CONTROL_TIMEOUT_S))
         return sum(s.inference_stats.success.count + s.inference_stats.fail.count for s in answer.model_stats)
 

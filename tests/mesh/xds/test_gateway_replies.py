@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import grpc
 import pytest
 
 from aimesh.membership.v1 import membership_pb2
+from meshkit.errors import ExhaustedError
 from tests.mesh.xds import harness
 from tests.mesh.xds.clients import add_one, one_input, refusal, triton_client
 from tests.mesh.xds.conftest import XdsMesh
+from tools.gateway import MAX_REST_BYTES, GatewaySettings, run
 
 READY = membership_pb2.MODEL_STATE_READY
 _BAD_MESSAGE = 'cannot read "model.onnx": 100% of %REQ(:path)%\nis missing'
@@ -151,6 +154,25 @@ def test_the_largest_message_passes_and_a_larger_one_is_refused(mesh: XdsMesh) -
         add_one(client, count=16 * 1024 * 1024 - 256)
         code, message = refusal(lambda: client.infer("addone", one_input(17 * 1024 * 1024)))
     assert (code, message) == ("RESOURCE_EXHAUSTED", "the message is larger than 67108864 bytes")
+
+
+def test_a_rest_body_has_a_limit_below_what_kills_triton(mesh: XdsMesh) -> None:
+    def body(count: int) -> bytes:
+        tensor = {"name": "INPUT0", "shape": [count], "datatype": "FP32", "data": [1.5] * count}
+        return json.dumps({"inputs": [tensor]}).encode()
+
+    url = f"http://{mesh.gateway}/v2/models/addone/infer"
+    fits, large = body(300_000), body(600_000)
+    assert (len(fits) < MAX_REST_BYTES < len(large), harness.get(url, fits)[0]) == (True, 200)
+    status, text = harness.get(url, large)
+    assert status == 413
+    assert "by gRPC" in json.loads(text)["error"]
+
+
+def test_two_gateways_do_not_share_a_port(mesh: XdsMesh, tmp_path: Path) -> None:
+    port = int(mesh.gateway.rpartition(":")[2])
+    with pytest.raises(ExhaustedError, match=f"cannot listen on 127.0.0.1:{port}"):
+        run(GatewaySettings(data_dir=tmp_path, coordinators=("127.0.0.1:1",), port=port))
 
 
 def test_the_access_log_is_json(mesh: XdsMesh) -> None:

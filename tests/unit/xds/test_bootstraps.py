@@ -10,6 +10,7 @@ from envoy.config.bootstrap.v3 import bootstrap_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2
 from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from envoy.extensions.access_loggers.stream.v3 import stream_pb2
+from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.grpc_field_extraction.v3 import config_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
@@ -25,6 +26,7 @@ from tools.gateway import GatewaySettings, bootstrap, command, write_bootstrap
 
 # Their JSON names the types of what is packed in it; parsing needs those loaded.
 _PACKED = (
+    buffer_pb2,
     cel_pb2,
     config_pb2,
     file_pb2,
