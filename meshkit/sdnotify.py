@@ -9,7 +9,7 @@ import socket
 def sd_notify(state: str) -> bool:
     """Sends `state` ("READY=1", "STOPPING=1", "WATCHDOG=1", "STATUS=...") to $NOTIFY_SOCKET.
 
-    True when it was sent; False when there is no such socket, or nobody reads it: a service must not wait for that.
+    True when it was sent; False when there is no such socket, or nobody reads it: that must not stop a service.
     Source: sd_notify(3), "Standalone implementations".
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -22,7 +22,7 @@ def sd_notify(state: str) -> bool:
         try:
             sock.connect(address)
             sock.sendall(state.encode())
-        except BlockingIOError:
+        except OSError:
             return False
     return True
 

@@ -86,7 +86,7 @@ class MeshServer:
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Turns an AimeshError that leaves a handler into its gRPC status with details; logs everything else it sees."""
+    """Turns an AimeshError that leaves a handler into its gRPC status with details; logs everything else that does."""
 
     async def intercept_service(
         self,
@@ -121,6 +121,11 @@ def _wrap_unary(behaviour: Callable[..., Any], method: str) -> Callable[..., Any
             return await behaviour(request, context)
         except AimeshError as error:
             await _abort(context, error, method)
+        except grpc.aio.AbortError:  # the handler's own answer
+            raise
+        except Exception:
+            log.exception("rpc.failed", method=method)
+            raise
 
     return call
 
@@ -137,6 +142,11 @@ def _wrap_streaming(behaviour: Callable[..., Any], method: str) -> Callable[...,
                     yield answer
         except AimeshError as error:
             await _abort(context, error, method)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            log.exception("rpc.failed", method=method)
+            raise
 
     return call
 

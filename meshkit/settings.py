@@ -61,7 +61,10 @@ def _override(kind: type[Any], values: dict[str, Any], prefix: str, environ: Map
     for key, hint in get_type_hints(kind).items():
         name = f"{prefix}_{key.upper()}"
         if isinstance(hint, type) and is_dataclass(hint):
-            nested = _override(hint, merged.get(key, {}), name, environ)
+            below = merged.get(key, {})
+            if not isinstance(below, dict):
+                continue  # validation says what it must be
+            nested = _override(hint, below, name, environ)
             if nested:
                 merged[key] = nested
         elif name in environ:

@@ -12,7 +12,7 @@ from google.protobuf import any_pb2, duration_pb2, wrappers_pb2
 
 from coordinator.state import State, VersionKey, routable
 from coordinator.xds.readiness import Serving, ip_of
-from coordinator.xds.snapshot import CompileOptions, over_ads, packed_any
+from coordinator.xds.snapshot import over_ads, packed_any
 from meshkit.channel import MAX_MESSAGE_BYTES
 
 ANY_NODE = "any"
@@ -49,9 +49,7 @@ def clusters(state: State) -> Iterator[cluster_pb2.Cluster]:
     yield _cluster(COORDINATORS, http2=True)
 
 
-def load_assignments(
-    state: State, serving: Serving, options: CompileOptions
-) -> Iterator[endpoint_pb2.ClusterLoadAssignment]:
+def load_assignments(state: State, serving: Serving) -> Iterator[endpoint_pb2.ClusterLoadAssignment]:
     """The endpoints of every cluster that `clusters` gives, those without any included."""
     for name, version in _versions(state):
         found = serving.of(name, version)
@@ -59,7 +57,7 @@ def load_assignments(
         yield _assignment(http_cluster(name, version), ((each.node, each.ip, each.http_port) for each in found))
     yield _assignment(ANY_NODE, ((each.node, each.ip, each.grpc_port) for each in serving.ready))
     yield _assignment(ANY_NODE_HTTP, ((each.node, each.ip, each.http_port) for each in serving.ready))
-    yield _assignment(COORDINATORS, _coordinators(state, options))
+    yield _assignment(COORDINATORS, _coordinators(state))
 
 
 def _versions(state: State) -> Iterator[VersionKey]:
@@ -70,10 +68,10 @@ def _versions(state: State) -> Iterator[VersionKey]:
         yield from ((name, version) for version in dict.fromkeys([*asked, *answering]))
 
 
-def _coordinators(state: State, options: CompileOptions) -> Iterator[HostPort]:
+def _coordinators(state: State) -> Iterator[HostPort]:
     for _, coordinator in sorted(state.coordinators.items()):
         host, _, port = coordinator.address.rpartition(":")
-        ip = ip_of(host.strip("[]"), options)
+        ip = ip_of(host.strip("[]"))
         if ip and port.isdigit():
             yield coordinator.id, ip, int(port)
 

@@ -10,17 +10,15 @@ from coordinator.xds.client_routes import client_listener, client_routes
 from coordinator.xds.clusters import clusters, load_assignments
 from coordinator.xds.gateway_routes import gateway_routes
 from coordinator.xds.readiness import find_serving
-from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, CompileOptions, Resources, Snapshot, pack
-
-_DEFAULTS = CompileOptions()
+from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, Resources, Snapshot, pack
 
 
-def compile_snapshot(state: State, options: CompileOptions = _DEFAULTS) -> Snapshot:
+def compile_snapshot(state: State) -> Snapshot:
     """Everything that gRPC clients and gateways are configured with in this state; the same state, the same bytes.
 
     A deployment becomes a listener, a route configuration and, shared with the gateway, one cluster a target.
     """
-    serving = find_serving(state, options)
+    serving = find_serving(state)
     deployments = [deployment for _, deployment in sorted(state.deployments.items()) if routable(state, deployment)]
     routes = [client_routes(state, deployment, serving) for deployment in deployments]
     return Snapshot(
@@ -29,7 +27,7 @@ def compile_snapshot(state: State, options: CompileOptions = _DEFAULTS) -> Snaps
             LDS: _by_name(client_listener(deployment.name) for deployment in deployments),
             RDS: _by_name([*routes, gateway_routes(state, serving)]),
             CDS: _by_name(clusters(state)),
-            EDS: {each.cluster_name: pack(each) for each in load_assignments(state, serving, options)},
+            EDS: {each.cluster_name: pack(each) for each in load_assignments(state, serving)},
         },
     )
 

@@ -29,7 +29,10 @@ REST_FILTER = "envoy.filters.http.buffer"
 megabytes kills Triton's REST server. Larger tensors go by gRPC."""
 
 _SERVICE = "/inference.GRPCInferenceService/"
+_MODEL_PATH = "/v2/models/[^/]+(/versions/[0-9]+)?"
+"""Regular expression of a model's own path; Envoy leaves the query out."""
 _REFUSED = "the mesh decides what is loaded and how servers are set; use: aimesh deploy, aimesh undeploy"
+_NOTHING_HERE = "nothing is served at %REQ(:PATH)%"
 _POLICY = routing_pb2.RoutePolicy()
 
 
@@ -66,13 +69,11 @@ def _by_path(state: State, serving: Serving) -> OnMatch:
 
 
 def _unknown_path() -> OnMatch:
-    text = "nothing is served at %REQ(:PATH)%"
     over_grpc = route_components_pb2.RouteMatch(
         prefix="/", grpc=route_components_pb2.RouteMatch.GrpcRouteMatchOptions()
     )
-    return routes_action(
-        [grpc_reply(grpc.StatusCode.UNIMPLEMENTED, text, over_grpc), json_reply(HTTPStatus.NOT_FOUND, text)]
-    )
+    refused = grpc_reply(grpc.StatusCode.UNIMPLEMENTED, _NOTHING_HERE, over_grpc)
+    return routes_action([refused, json_reply(HTTPStatus.NOT_FOUND, _NOTHING_HERE)])
 
 
 def _grpc_by_model(state: State, serving: Serving) -> OnMatch:
@@ -115,8 +116,9 @@ def _rest_by_model(state: State, serving: Serving) -> OnMatch:
         name: routes_action([json_reply(HTTPStatus.SERVICE_UNAVAILABLE, literal(reason))])
         for name, reason in _unavailable(state, serving).items()
     }
+    nothing_here = json_reply(HTTPStatus.NOT_FOUND, _NOTHING_HERE)
     for name, deployment in _available(state, serving).items():
-        by_name[name] = routes_action([_refuse_trace(name), _to_model_http(state, deployment, serving)])
+        by_name[name] = routes_action([_to_model_http(state, deployment, serving), _refuse_trace(), nothing_here])
     unknown = json_reply(HTTPStatus.NOT_FOUND, "no model of that name: %REQ(:PATH)%; see: aimesh models list")
     below = {f"/v2/models/{name}{mark}": action for name, action in by_name.items() for mark in "/?"}
     itself = {f"/v2/models/{name}": action for name, action in by_name.items()}
@@ -130,15 +132,19 @@ def _to_model_http(state: State, deployment: routing_pb2.Deployment, serving: Se
         lambda version: http_cluster(deployment.name, version),
         http=True,
     )
-    route = route_components_pb2.Route(match=everything(), route=action)
+    # Everything that can be asked of a model: what is not here is refused, also what a newer Triton adds.
+    match = route_components_pb2.RouteMatch()
+    match.safe_regex.regex = f"{_MODEL_PATH}(/(infer|generate|generate_stream|ready|config|stats))?"
+    route = route_components_pb2.Route(match=match, route=action)
     route.typed_per_filter_config[REST_FILTER].CopyFrom(_switched_on())
     return route
 
 
-def _refuse_trace(name: str) -> route_components_pb2.Route:
-    return json_reply(
-        HTTPStatus.FORBIDDEN, _REFUSED, route_components_pb2.RouteMatch(prefix=f"/v2/models/{name}/trace")
-    )
+def _refuse_trace() -> route_components_pb2.Route:
+    """The one call below a model that changes how the server is set, in all its forms."""
+    match = route_components_pb2.RouteMatch()
+    match.safe_regex.regex = f"{_MODEL_PATH}/trace.*"
+    return json_reply(HTTPStatus.FORBIDDEN, _REFUSED, match)
 
 
 def _rest_refused() -> OnMatch:

@@ -15,6 +15,11 @@ CLIENT_SLACK_MS = 2_000
 """gRPC's C core ends a call 1 to 2 s before a timeout that its configuration sets (grpc/grpc issues 34547 and 40633,
 both open): 300 ms would end every call at once. Its clients get that much more; the gateway keeps to the timeout."""
 
+_MOST_TIMEOUT_MS = 365 * 24 * 3600 * 1000
+"""As good as none, and within what both engines can count."""
+_MOST_WEIGHT = 1 << 31
+"""Both engines refuse a route whose weights sum to 2^32 or more."""
+
 # gRPC's own client heeds "unavailable" and skips the rest; its transport gives UNAVAILABLE for refused connections,
 # refused streams and resets alike. Envoy sees those below gRPC, where there is no status yet, and needs their names.
 _GRPC_RETRY_ON = "unavailable,connect-failure,refused-stream,reset"
@@ -44,13 +49,26 @@ def route_action(
     )
     if policy.HasField("timeout") and policy.timeout.ToNanoseconds() > 0:
         # The one bound that both engines put on a whole call, streams and retries included.
-        action.max_stream_duration.max_stream_duration.FromMilliseconds(policy.timeout.ToMilliseconds() + slack_ms)
+        action.max_stream_duration.max_stream_duration.FromMilliseconds(_timeout_ms(policy) + slack_ms)
     if len(versions) == 1:
         action.cluster = cluster_of(versions[0][0])
         return action
-    for version, weight in versions:
+    for version, weight in _countable(versions):
         action.weighted_clusters.clusters.add(name=cluster_of(version), weight=wrappers_pb2.UInt32Value(value=weight))
     return action
+
+
+def _timeout_ms(policy: routing_pb2.RoutePolicy) -> int:
+    """At least 1: 0 would be no bound at all."""
+    return min(max(policy.timeout.ToMilliseconds(), 1), _MOST_TIMEOUT_MS)
+
+
+def _countable(versions: Sequence[VersionWeight]) -> Sequence[VersionWeight]:
+    """The same shares in weights that both engines can sum up."""
+    total = sum(weight for _, weight in versions)
+    if total <= _MOST_WEIGHT:
+        return versions
+    return [(version, max(weight * _MOST_WEIGHT // total, 1)) for version, weight in versions]
 
 
 def retry_policy(policy: routing_pb2.RoutePolicy, *, http: bool = False) -> route_components_pb2.RetryPolicy | None:

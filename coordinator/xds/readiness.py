@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from aimesh.membership.v1 import membership_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State, VersionKey, routable
-from coordinator.xds.snapshot import CompileOptions
 
 VersionWeight = tuple[str, int]
 """(version, weight)."""
@@ -42,12 +41,12 @@ class Serving:
         return self.by_version.get((name, version), ())
 
 
-def find_serving(state: State, options: CompileOptions) -> Serving:
-    """The state's serving nodes as endpoints; those whose address is not known by its number are left out."""
+def find_serving(state: State) -> Serving:
+    """The state's serving nodes as endpoints; those whose address is no IP address are left out."""
     ready = {
         node.id: Endpoint(node.id, ip, node.report.triton.grpc_port, node.report.triton.http_port)
         for _, node in sorted(state.nodes.items())
-        if node.state == membership_pb2.NODE_STATE_READY and (ip := ip_of(node.address, options))
+        if node.state == membership_pb2.NODE_STATE_READY and (ip := ip_of(node.address))
     }
     by_version = {
         key: tuple(ready[node_id] for node_id in dict.fromkeys(node.id for node in nodes) if node_id in ready)
@@ -56,12 +55,15 @@ def find_serving(state: State, options: CompileOptions) -> Serving:
     return Serving(by_version, tuple(ready.values()))
 
 
-def ip_of(host: str, options: CompileOptions) -> str:
-    """The host's IP address; empty when it is a name that `options` does not resolve."""
+def ip_of(host: str) -> str:
+    """The IP address as it is usually written; empty when it is a name.
+
+    xDS carries addresses only: one name would make clients refuse all the endpoints of a cluster.
+    """
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
-        return options.addresses.get(host, "")
+        return ""
 
 
 def shares(state: State, deployment: routing_pb2.Deployment, serving: Serving) -> list[VersionWeight]:
@@ -118,7 +120,7 @@ def _reason(node_id: str, node: membership_pb2.Node | None, key: VersionKey) -> 
     if status.state == membership_pb2.MODEL_STATE_FAILED:
         return 0, f"{node_id}: failed: {_one_line(status.message)}"
     if status.state == membership_pb2.MODEL_STATE_READY:
-        return 2, f"{node_id}: address {node.address!r} is not resolved"
+        return 2, f"{node_id}: address {node.address!r} is not an IP address"
     return 2, f"{node_id}: {_word(membership_pb2.ModelState.Name(status.state), 'MODEL_STATE_')}"
 
 

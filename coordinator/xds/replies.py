@@ -12,6 +12,8 @@ from google.protobuf import struct_pb2
 
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
+_MOST_BYTES = 1000
+
 # Envoy turns an HTTP status into a gRPC code by a fixed table in which 404 is UNIMPLEMENTED and 400 INTERNAL. It adds a
 # route's response headers after that, so the code is set there.
 _HTTP_OF = {
@@ -56,7 +58,15 @@ def text_reply(status: HTTPStatus, text: str) -> route_components_pb2.Route:
 
 
 def literal(text: str) -> str:
-    """The text with nothing in it that `grpc_reply` or `json_reply` would take for a header of the request."""
+    """Other people's text, with nothing in it that `grpc_reply` or `json_reply` would take for a header of the request.
+
+    Cut to 1,000 bytes: Envoy refuses all routes when one reply has more than 4,096, and JSON writes up to three for one
+    of what is printable, six for what is not, which becomes a space.
+    """
+    text = "".join(char if char.isprintable() else " " for char in text)
+    raw = text.encode()
+    if len(raw) > _MOST_BYTES:
+        text = raw[: _MOST_BYTES - 3].decode(errors="ignore") + "..."
     return text.replace("%", "%%")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from envoy.config.core.v3 import config_source_pb2
 from google.protobuf import any_pb2
@@ -29,15 +29,6 @@ class Snapshot:
     """The etcd revision, in decimal."""
     resources: Mapping[str, Resources]
     """By type URL; all four types are there."""
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """What compiling needs to know beyond the state."""
-
-    addresses: Mapping[str, str] = field(default_factory=dict)
-    """IP address of each host name that nodes or coordinators are reached by; IP addresses need no entry. An endpoint
-    whose name has no entry is left out: xDS carries addresses only, and one name would make clients refuse the rest."""
 
 
 def pack(message: Message) -> bytes:

@@ -92,14 +92,15 @@ class StreamState:
         """The next thing this client should be sent to arrive at the snapshot, or None while there is nothing to say.
 
         Routes wait until the client has the clusters and endpoints that they may point at, and a cluster goes away only
-        after the routes: so no request ever meets half a change. With patient=False nothing waits any longer.
+        after the routes: so no request ever meets half a change. With patient=False nothing waits any longer, but for
+        clusters of a client that refused the newest routes: it goes on with those it had.
         """
         for type_url in TYPES:
             sub = self.types.get(type_url)
             if sub is None or (type_url == RDS and patient and not self._targets_settled()):
                 continue
             wanted = _wanted(type_url, sub, snapshot)
-            if type_url == CDS and patient and not self._routes_settled(snapshot):
+            if type_url == CDS and not self._routes_settled(snapshot, patient=patient):
                 wanted = {**_leftovers(sub, snapshot.resources[CDS]), **wanted}
             response = self._respond(type_url, sub, wanted, snapshot.version)
             if response is not None:
@@ -143,12 +144,14 @@ class StreamState:
         asked: frozenset[str] = endpoints.names if endpoints is not None else frozenset()
         return clusters.sent.keys() <= asked and not (endpoints is not None and endpoints.pending)
 
-    def _routes_settled(self, snapshot: Snapshot) -> bool:
-        """The client has answered for the newest routes."""
+    def _routes_settled(self, snapshot: Snapshot, *, patient: bool) -> bool:
+        """The client has taken the newest routes, or had its time to; one that refused them keeps those it had."""
         routes = self.types.get(RDS)
         if routes is None:
             return True
-        return not routes.pending and routes.sent == _wanted(RDS, routes, snapshot)
+        if routes.nack:
+            return False
+        return not patient or (not routes.pending and routes.sent == _wanted(RDS, routes, snapshot))
 
 
 def _wanted(type_url: str, sub: Subscription, snapshot: Snapshot) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import grpc.aio
 
 from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from aimesh.registry.v1 import registry_pb2, registry_pb2_grpc
+from meshkit.blobs import CHUNK_BYTES
 from meshkit.errors import PreconditionError
 from meshkit.grpc_errors import from_call
 from tools.cli.client import CALL_TIMEOUT_S, connect
@@ -18,7 +19,6 @@ from tools.cli.target import Mesh
 if TYPE_CHECKING:
     from inference.packaging import Package
 
-CHUNK_BYTES = 1024 * 1024
 SLOWEST_BYTES_A_SECOND = 1024 * 1024
 """An upload that is slower than this on the whole is given up."""
 Advance = Callable[[int], None]

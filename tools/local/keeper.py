@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import structlog
 
 from meshkit.backoff import Backoff
@@ -81,7 +82,10 @@ class Keeper:
                 cwd=self._log_file.parent,
                 env=child_environment(os.environ),
             )
-        self._process = ProcessId.of(process.pid)
+        try:
+            self._process = ProcessId.of(process.pid)
+        except psutil.NoSuchProcess:  # it died at once
+            return await process.wait()
         self._board.part(self.name, "starting", process=self._process)
         log.info("child.started", name=self.name, pid=process.pid)
         return await process.wait()

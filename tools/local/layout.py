@@ -121,11 +121,6 @@ class Layout:
         return found
 
     @property
-    def lock_file(self) -> Path:
-        """Locked by the supervisor as long as it lives."""
-        return self.state_dir / "lock"
-
-    @property
     def xds_bootstrap(self) -> Path:
         """What GRPC_XDS_BOOTSTRAP names."""
         return self.state_dir / "xds_bootstrap.json"

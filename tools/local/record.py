@@ -21,7 +21,7 @@ class Part:
     """How one process of the mesh is."""
 
     state: str
-    """waiting, starting, ready, restarting, stopping or stopped."""
+    """waiting, starting, ready, failed, restarting, stopping or stopped."""
     message: str = ""
 
 

@@ -115,6 +115,7 @@ def test_what_the_mesh_decides_is_refused(mesh: XdsMesh, header: dict[str, str] 
         "/v2/models/addone/../../repository/index",
         "/v2/models/addone/%2e%2e/%2E%2e/repository/index",
         "/v2/models/addone/trace/setting",
+        "/v2/models/addone/versions/1/trace/setting",
         "/v2/logging",
         "/v2/systemsharedmemory/status",
     ],
@@ -123,6 +124,22 @@ def test_what_the_mesh_decides_is_refused_over_rest(mesh: XdsMesh, path: str) ->
     status, body = harness.get(f"http://{mesh.gateway}{path}")
     assert status == 403
     assert "the mesh decides what is loaded" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("version", ["", "/versions/1"])
+def test_what_can_be_asked_of_a_model_over_rest_is_passed_on(mesh: XdsMesh, version: str) -> None:
+    for suffix in ("", "/config", "/ready", "/stats", "?x=1", "/ready?x=/trace"):
+        assert _rest(mesh, f"addone{version}{suffix}")[0] == 200, suffix
+    tensor = {"name": "INPUT0", "shape": [1], "datatype": "FP32", "data": [1.5]}
+    url = f"http://{mesh.gateway}/v2/models/addone{version}/infer"
+    assert harness.get(url, json.dumps({"inputs": [tensor]}).encode())[0] == 200
+    for suffix in ("/trace/setting", "/trace"):
+        assert _rest(mesh, f"addone{version}{suffix}")[0] == 403, suffix
+    for suffix in ("/", "/%74race%20/setting", "/infer/", "/infer;a", "/nothing", "/versions/x/ready", "/versions/1/x"):
+        path = f"addone{version}{suffix}"
+        status, body = _rest(mesh, path)
+        assert status in (403, 404), suffix
+        assert "aimesh deploy" in body or "nothing is served at /v2/models/addone" in json.loads(body)["error"]
 
 
 def test_escaped_slashes_are_rejected(mesh: XdsMesh) -> None:
@@ -167,6 +184,31 @@ def test_a_rest_body_has_a_limit_below_what_kills_triton(mesh: XdsMesh) -> None:
     status, text = harness.get(url, large)
     assert status == 413
     assert "by gRPC" in json.loads(text)["error"]
+
+
+def test_envoy_takes_the_longest_reasons_the_largest_weights_and_the_longest_timeouts(tmp_path: Path) -> None:
+    nodes = [
+        harness.node(number, None, {"broken": membership_pb2.MODEL_STATE_FAILED, "split": READY}, "錯" * 5000)
+        for number in range(6)
+    ]
+    split = harness.deployment("split")
+    split.targets.add(version="2.0.0", replicas=1, weight=2**32 - 1)
+    split.targets[0].weight = 2**32 - 1
+    for each in nodes[:1]:
+        each.report.models.add(name="split", version="2.0.0", state=READY)
+    split.policy.timeout.seconds = 315_576_000_000
+    with harness.coordinator() as coordinator:
+        coordinator.publish(harness.state_of(1, nodes, [harness.deployment("broken"), split]))
+        with harness.envoy(tmp_path, [coordinator.address]) as gateway:
+            status, body = harness.get(f"http://{gateway}/v2/models/broken")
+            harness.eventually(lambda: _acknowledged(coordinator), "Envoy answered for all it was sent")
+    assert (status, json.loads(body)["error"][-4:]) == (503, "錯...")
+
+
+def _acknowledged(coordinator: harness.Coordinator) -> bool:
+    sent = [each for client in coordinator.clients() for each in client.subscriptions]
+    assert not any(each.nack for each in sent), sent
+    return len(sent) == 3 and all(each.acked_version == each.sent_version for each in sent)
 
 
 def test_two_gateways_do_not_share_a_port(mesh: XdsMesh, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import structlog.testing
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from meshkit.channel import aio_channel
@@ -38,7 +39,7 @@ def test_a_status_carries_reason_and_hint() -> None:
 
 
 class Refusing(MeshServer):
-    """A server with one unary and one streaming method that refuse."""
+    """A server with one unary and one streaming method that refuse, two that break, and one that ends its call."""
 
     def __init__(self) -> None:
         super().__init__("127.0.0.1:0", ["test.Refusing"])
@@ -50,7 +51,21 @@ class Refusing(MeshServer):
             yield b"one"
             raise ExhaustedError("no more")
 
+        async def broken_unary(request: bytes, context: Any) -> bytes:
+            raise ValueError("nobody expected this")
+
+        async def broken_stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            yield b"one"
+            raise ValueError("nor this")
+
+        async def aborting(request: bytes, context: Any) -> bytes:
+            await context.abort(grpc.StatusCode.ABORTED, "on purpose")
+            return b""
+
         handlers = {
+            "BrokenUnary": grpc.unary_unary_rpc_method_handler(broken_unary),
+            "BrokenStream": grpc.unary_stream_rpc_method_handler(broken_stream),
+            "Aborting": grpc.unary_unary_rpc_method_handler(aborting),
             "Unary": grpc.unary_unary_rpc_method_handler(unary),
             "Stream": grpc.unary_stream_rpc_method_handler(stream),
         }
@@ -79,6 +94,26 @@ async def test_errors_cross_a_call_whole() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await calls.unary_unary("/test.Refusing/Nothing")(b"", timeout=5)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    await server.stop(0)
+
+
+async def test_what_nobody_expected_is_logged_with_its_traceback_and_ends_the_call() -> None:
+    server = Refusing()
+    await server.start()
+    async with aio_channel(f"127.0.0.1:{server.port}") as channel:
+        calls: Any = channel
+        with structlog.testing.capture_logs() as logged:
+            with pytest.raises(grpc.aio.AioRpcError, match="nobody expected this") as failed:
+                await calls.unary_unary("/test.Refusing/BrokenUnary")(b"", timeout=5)
+            assert failed.value.code() == grpc.StatusCode.UNKNOWN
+            with pytest.raises(grpc.aio.AioRpcError, match="nor this"):
+                [each async for each in calls.unary_stream("/test.Refusing/BrokenStream")(b"", timeout=5)]
+            with pytest.raises(grpc.aio.AioRpcError, match="on purpose"):
+                await calls.unary_unary("/test.Refusing/Aborting")(b"", timeout=5)
+    assert [(each["event"], each["method"], each["exc_info"]) for each in logged] == [
+        ("rpc.failed", "/test.Refusing/BrokenUnary", True),
+        ("rpc.failed", "/test.Refusing/BrokenStream", True),
+    ]
     await server.stop(0)
 
 

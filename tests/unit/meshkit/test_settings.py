@@ -54,6 +54,7 @@ def test_the_environment_overrides_the_file_down_to_nested_keys(tmp_path: Path) 
         ('[agent]\npath = "/x"\nport = "many"', r"agent\.port = 'many': Input should be a valid integer"),
         ("[agnet]\n", r"unknown table \[agnet\]\. did you mean 'agent'"),
         ("agent = 3", "'agent' must be a table"),
+        ('[agent]\npath = "/x"\ninner = "y"', r"agent\.inner = 'y': Input should be a dictionary"),
         ("[agent", "is not valid TOML"),
     ],
 )

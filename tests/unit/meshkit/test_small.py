@@ -58,6 +58,8 @@ def test_systemd_is_told_only_when_it_listens(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         assert sd_notify("READY=1") is True
         assert listener.recv(100) == b"READY=1"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    assert sd_notify("READY=1") is False
     monkeypatch.setenv("WATCHDOG_USEC", "20000000")
     assert watchdog_interval_s() == 10.0
     monkeypatch.delenv("WATCHDOG_USEC")

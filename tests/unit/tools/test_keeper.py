@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.cli.upload import CHUNK_BYTES, upload_pieces
-from tools.local.keeper import child_environment, describe_exit, last_lines, rotate_log, start_error
+from meshkit.blobs import CHUNK_BYTES
+from meshkit.errors import UnavailableError
+from meshkit.process import ProcessId
+from tools.cli.upload import upload_pieces
+from tools.local.board import Board
+from tools.local.keeper import Keeper, child_environment, describe_exit, last_lines, rotate_log, start_error
+from tools.local.layout import Child, Layout
+from tools.local.record import MeshRecord
 
 
 def test_logs_move_on_and_the_oldest_goes(tmp_path: Path) -> None:
@@ -47,6 +56,24 @@ def test_exits_in_words() -> None:
 def test_children_do_not_speak_to_systemd_nor_hear_etcds_variables() -> None:
     environ = {"NOTIFY_SOCKET": "/s", "WATCHDOG_USEC": "1", "ETCD_NAME": "x", "PATH": "/bin"}
     assert child_environment(environ) == {"PATH": "/bin"}
+
+
+async def test_a_child_that_dies_at_once_is_an_error_with_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identify = ProcessId.of
+
+    def too_late(pid: int) -> ProcessId:
+        deadline = time.monotonic() + 5
+        while psutil.pid_exists(pid) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return identify(pid)
+
+    monkeypatch.setattr(ProcessId, "of", too_late)
+    child = Child("etcd", (sys.executable, "-c", "raise SystemExit(3)"), None, grace_s=1.0)
+    board = Board(MeshRecord(Layout(tmp_path, 8600, 1)), lambda record: None)
+    with pytest.raises(UnavailableError, match="etcd did not start: it ended with status 3"):
+        await Keeper(child, tmp_path / "etcd.log", board).run()
 
 
 @given(size=st.sampled_from([0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 5]), part=st.floats(0, 1))

@@ -42,7 +42,7 @@ def _nodes(draw: st.DrawFn, node_id: str) -> membership_pb2.Node:
             for (name, version), (state, message) in models.items()
         ],
     )
-    address = draw(st.sampled_from([f"10.0.0.{number}", "fd00::1", "gpu-host"]))
+    address = draw(st.sampled_from([f"10.0.0.{number}", "fd00::1"]))
     return membership_pb2.Node(id=node_id, state=draw(_node_states), address=address, report=report)
 
 
@@ -80,6 +80,22 @@ def states(draw: st.DrawFn) -> State:
             for number in draw(st.sets(st.integers(0, 3)))
         },
     )
+
+
+@st.composite
+def extreme_states(draw: st.DrawFn) -> State:
+    """States that no API call gives any more: weights and timeouts of any size, and messages without end."""
+    state = draw(states())
+    for deployment in state.deployments.values():
+        for target in deployment.targets:
+            target.weight = draw(st.one_of(st.integers(1, 2**32 - 1), st.just(2**32 - 1)))
+        deployment.policy.timeout.seconds = draw(st.sampled_from([0, 1, 10**8, 315_576_000_000]))
+        deployment.policy.timeout.nanos = draw(st.integers(0, 999_999_999))
+    letter = draw(st.sampled_from(["a", "%", '"', "é", "錯", "😀", "\x00"]))
+    for node in state.nodes.values():
+        for model in node.report.models:
+            model.message = letter * draw(st.integers(0, 5000))
+    return state
 
 
 def _assigned(node: membership_pb2.Node) -> SearchStrategy[frozenset[VersionKey]]:

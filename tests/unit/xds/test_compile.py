@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2 as envoy_cluster_pb2
+from envoy.config.core.v3 import base_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2, json_format
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,11 +27,10 @@ from coordinator.state import State, routable, serving_nodes
 from coordinator.xds.compile import compile_snapshot
 from coordinator.xds.gateway_routes import GATEWAY_ROUTES
 from coordinator.xds.policy import CLIENT_SLACK_MS
-from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, CompileOptions, Snapshot
-from tests.unit.xds.states import shuffled, states
+from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, Snapshot
+from tests.unit.xds.states import extreme_states, shuffled, states
 
 PROPERTY = settings(max_examples=60, deadline=None)
-OPTIONS = CompileOptions(addresses={"gpu-host": "10.9.9.9"})
 _KINDS: dict[str, type[Message]] = {
     CDS: envoy_cluster_pb2.Cluster,
     EDS: endpoint_pb2.ClusterLoadAssignment,
@@ -58,15 +58,12 @@ def endpoints(snapshot: Snapshot, cluster: str) -> list[tuple[str, str, int]]:
 @PROPERTY
 @given(states())
 def test_every_ready_endpoint_appears_exactly_once_and_no_other(state: State) -> None:
-    snapshot = compile_snapshot(state, OPTIONS)
+    snapshot = compile_snapshot(state)
     for name, deployment in state.deployments.items():
         for target in deployment.targets:
             ready = serving_nodes(state, name, target.version)
             found = endpoints(snapshot, f"{name}/{target.version}")
-            assert Counter(found) == Counter(
-                (node.id, OPTIONS.addresses.get(node.address, node.address), node.report.triton.grpc_port)
-                for node in ready
-            )
+            assert Counter(found) == Counter((node.id, node.address, node.report.triton.grpc_port) for node in ready)
             http = endpoints(snapshot, f"{name}/{target.version}/http")
             assert [(node.id, node.report.triton.http_port) for node in ready] == [(each[0], each[2]) for each in http]
     ready_ids = sorted(n.id for n in state.nodes.values() if n.state == membership_pb2.NODE_STATE_READY)
@@ -77,7 +74,7 @@ def test_every_ready_endpoint_appears_exactly_once_and_no_other(state: State) ->
 @PROPERTY
 @given(states())
 def test_localities_have_one_endpoint_each_and_equal_weights(state: State) -> None:
-    snapshot = compile_snapshot(state, OPTIONS)
+    snapshot = compile_snapshot(state)
     for cluster in snapshot.resources[EDS]:
         for locality in unpack(snapshot, EDS, cluster).endpoints:
             assert len(locality.lb_endpoints) == 1
@@ -87,7 +84,7 @@ def test_localities_have_one_endpoint_each_and_equal_weights(state: State) -> No
 @PROPERTY
 @given(states())
 def test_weights_are_those_of_the_routable_versions_that_are_ready(state: State) -> None:
-    snapshot = compile_snapshot(state, OPTIONS)
+    snapshot = compile_snapshot(state)
     for name, deployment in state.deployments.items():
         routed = dict(routable(state, deployment))
         ready = {version: weight for version, weight in routed.items() if serving_nodes(state, name, version)}
@@ -136,13 +133,13 @@ def test_a_deployment_without_any_weight_is_no_route() -> None:
 @PROPERTY
 @given(states())
 def test_the_same_state_gives_the_same_bytes(state: State) -> None:
-    assert compile_snapshot(shuffled(state), OPTIONS) == compile_snapshot(state, OPTIONS)
+    assert compile_snapshot(shuffled(state)) == compile_snapshot(state)
 
 
 @PROPERTY
 @given(states())
 def test_every_name_that_is_pointed_at_exists(state: State) -> None:
-    snapshot = compile_snapshot(state, OPTIONS)
+    snapshot = compile_snapshot(state)
     clusters = snapshot.resources[CDS]
     assert clusters.keys() == snapshot.resources[EDS].keys()
     for name in snapshot.resources[LDS]:
@@ -159,7 +156,7 @@ def test_every_name_that_is_pointed_at_exists(state: State) -> None:
 @PROPERTY
 @given(states())
 def test_every_route_leaves_time_to_the_caller_and_retries_as_its_policy_says(state: State) -> None:
-    snapshot = compile_snapshot(state, OPTIONS)
+    snapshot = compile_snapshot(state)
     for name, deployment in state.deployments.items():
         action = client_action(snapshot, name)
         policy = deployment.policy
@@ -178,14 +175,14 @@ def test_every_route_leaves_time_to_the_caller_and_retries_as_its_policy_says(st
 def test_what_changes_is_only_what_the_change_concerns(state: State, number: int) -> None:
     """A node that comes or goes changes endpoints and at most the clusters of retiring versions, never listeners."""
     other = dataclasses.replace(state, nodes={k: v for k, v in state.nodes.items() if k != f"node-{number}"})
-    before, after = compile_snapshot(state, OPTIONS), compile_snapshot(other, OPTIONS)
+    before, after = compile_snapshot(state), compile_snapshot(other)
     asked = {f"{d.name}/{target.version}" for d in state.deployments.values() for target in d.targets}
     assert asked <= before.resources[CDS].keys() & after.resources[CDS].keys()
     assert all(before.resources[CDS][name] == after.resources[CDS][name] for name in asked)
     assert before.resources[LDS] == after.resources[LDS]
 
 
-def test_an_address_that_is_a_name_and_not_resolved_is_left_out_with_a_reason() -> None:
+def test_an_address_that_is_a_name_is_left_out_with_a_reason() -> None:
     model = membership_pb2.ModelStatus(name="m", version="1.0.0", state=membership_pb2.MODEL_STATE_READY)
     node = membership_pb2.Node(id="n", address="gpu-host", state=membership_pb2.NODE_STATE_READY)
     node.report.models.append(model)
@@ -198,7 +195,50 @@ def test_an_address_that_is_a_name_and_not_resolved_is_left_out_with_a_reason() 
     )
     snapshot = compile_snapshot(state)
     assert endpoints(snapshot, "m/1.0.0") == endpoints(snapshot, "any") == endpoints(snapshot, "coordinators") == []
-    assert b"n: address 'gpu-host' is not resolved" in snapshot.resources[RDS][GATEWAY_ROUTES]
+    assert b"n: address 'gpu-host' is not an IP address" in snapshot.resources[RDS][GATEWAY_ROUTES]
+
+
+@PROPERTY
+@given(extreme_states())
+def test_nothing_is_compiled_that_envoy_would_refuse(state: State) -> None:
+    snapshot = compile_snapshot(state)
+    for name in snapshot.resources[RDS]:
+        routes = unpack(snapshot, RDS, name)
+        assert max((len(text.encode()) for text in literals(routes)), default=0) < 4096
+        for action in actions(routes):
+            weights = [weight for weight in weights_of(action).values() if weight is not None]
+            assert sum(weights) < 2**32
+            assert all(weights)
+        for duration in found(routes, duration_pb2.Duration):
+            assert 0 <= duration.ToMilliseconds() <= 2 * 365 * 24 * 3600 * 1000
+    for name, deployment in state.deployments.items():
+        bound = client_action(snapshot, name).max_stream_duration.max_stream_duration
+        assert (bound.ToMilliseconds() > 0) == (deployment.policy.timeout.ToNanoseconds() > 0)
+
+
+@pytest.mark.parametrize("char", ["a", "%", '"', "錯", "😀"])
+def test_reasons_of_any_length_make_replies_that_envoy_takes(char: str) -> None:
+    key = ("m", "1.0.0")
+    model = membership_pb2.ModelStatus(
+        name=key[0], version=key[1], state=membership_pb2.MODEL_STATE_FAILED, message=char * 5000
+    )
+    report = membership_pb2.ModelReport(models=[model])
+    ready = membership_pb2.NODE_STATE_READY
+    nodes = {f"n{i}": membership_pb2.Node(id=f"n{i}", state=ready, report=report) for i in range(9)}
+    state = State(
+        nodes=nodes,
+        deployments={"m": routing_pb2.Deployment(name="m", targets=[routing_pb2.Target(version="1.0.0", weight=1)])},
+        assignments=dict.fromkeys(nodes, frozenset({key})),
+    )
+    lengths = [len(text.encode()) for text in literals(unpack(compile_snapshot(state), RDS, GATEWAY_ROUTES))]
+    assert 900 < max(lengths) < 4096
+
+
+def test_weights_too_large_to_sum_up_keep_their_shares() -> None:
+    weights = {"1.0.0": 2**32 - 1, "2.0.0": 2**32 - 1, "3.0.0": 1}
+    targets = [routing_pb2.Target(version=version, weight=weight) for version, weight in weights.items()]
+    snapshot = compile_snapshot(State(deployments={"m": routing_pb2.Deployment(name="m", targets=targets)}))
+    assert weights_of(client_action(snapshot, "m")) == {"m/1.0.0": 2**30 - 1, "m/2.0.0": 2**30 - 1, "m/3.0.0": 1}
 
 
 @pytest.mark.parametrize("revision", [0, 7])
@@ -216,14 +256,19 @@ def client_action(snapshot: Snapshot, name: str) -> Any:
 
 
 def actions(message: Message) -> Iterator[Any]:
-    """Every RouteAction in a message, through matchers and what is packed in them."""
+    """Every RouteAction in a message."""
+    return found(message, route_components_pb2.RouteAction)
+
+
+def found(message: Message, kind: type[Message]) -> Iterator[Any]:
+    """Every outermost message of a kind in a message, through matchers and what is packed in them."""
+    if isinstance(message, kind):
+        yield message
+        return
     if isinstance(message, any_pb2.Any):
         routes = route_components_pb2.RouteList()
         if message.Unpack(routes):
-            yield from actions(routes)
-        return
-    if isinstance(message, route_components_pb2.RouteAction):
-        yield message
+            yield from found(routes, kind)
         return
     for field, value in message.ListFields():
         if field.message_type is None:
@@ -234,7 +279,17 @@ def actions(message: Message) -> Iterator[Any]:
             children = value if field.is_repeated else [value]
         for child in children:
             if isinstance(child, Message):
-                yield from actions(child)
+                yield from found(child, kind)
+
+
+def literals(routes: Message) -> Iterator[str]:
+    """What the routes answer themselves: bodies, formats of bodies, and headers."""
+    for reply in found(routes, route_components_pb2.DirectResponseAction):
+        yield reply.body.inline_string
+        yield reply.body_format.text_format_source.inline_string
+        yield json_format.MessageToJson(reply.body_format.json_format)
+    for header in found(routes, base_pb2.HeaderValue):
+        yield header.value
 
 
 def weights_of(action: Any) -> dict[str, int | None]:

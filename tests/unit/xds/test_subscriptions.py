@@ -185,3 +185,21 @@ def _connect_envoy(stream: StreamState, now: Snapshot) -> None:
     ask(stream, RDS, "r")
     answer(stream, send(stream, now), "r")
     assert stream.next_response(now) is None
+
+
+def test_clusters_stay_while_the_client_refuses_the_routes_that_would_leave_them() -> None:
+    stream = StreamState()
+    _connect_envoy(stream, snapshot("1", cds={"x": "X", "y": "Y"}, eds={"x": "1", "y": "2"}, rds={"r": "to x and y"}))
+    after = snapshot("2", cds={"x": "X"}, eds={"x": "1"}, rds={"r": "too long"})
+    answer(stream, send(stream, after), "r", nack="the route is not valid")
+    assert stream.next_response(after) is None, "it still routes to y"
+    assert stream.next_response(after, patient=False) is None, "however long it takes"
+    more = snapshot("3", cds={"x": "X", "z": "Z"}, eds={"x": "1", "z": "3"}, rds={"r": "too long"})
+    assert send(stream, more).resources == (b"X", b"Y", b"Z")
+    good = snapshot("4", cds={"x": "X"}, eds={"x": "1"}, rds={"r": "to x"})
+    routes = stream.next_response(good, patient=False)
+    assert routes is not None
+    assert routes.type_url == RDS
+    assert stream.next_response(good, patient=False) is None, "not yet taken"
+    answer(stream, routes, "r")
+    assert send(stream, good).resources == (b"X",)
