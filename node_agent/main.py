@@ -111,8 +111,10 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
     repository.clear()
     triton = make_triton(settings)
     gpus, host = GpuReader(), HostFacts.read(settings.data_dir)
+    capacity = capacity_of(settings, host, gpus.inventory())
     fetcher = Fetcher(store, lambda: session.coordinators)
-    models = Reconciler(triton, store, Steps(settings, triton, fetcher, repository))
+    gpu_memory = {gpu.index: gpu.memory_bytes for gpu in capacity.gpus}
+    models = Reconciler(triton, store, Steps(settings, triton, fetcher, repository), gpu_memory)
     load = membership_pb2.Load()
     hello = membership_pb2.Hello(
         node_id=settings.node_id,
@@ -120,7 +122,7 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
         agent_version=package_version("aimesh"),
         address=settings.address,
         pid=os.getpid(),
-        capacity=capacity_of(settings, host, gpus.inventory()),
+        capacity=capacity,
         labels=settings.labels,
     )
     session = Session(settings.coordinators, hello, models.report, lambda: load, models.assign)

@@ -8,7 +8,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from aimesh.registry.v1 import registry_pb2
-from meshkit.errors import InvalidInputError
+from meshkit.errors import InvalidInputError, PreconditionError
 
 ENVIRONMENT = "EXECUTION_ENV_PATH"
 """Parameter that makes the Python backend use a virtual environment. Without it, it takes the base interpreter's."""
@@ -19,18 +19,14 @@ def python_environment() -> str:
     return sys.prefix if sys.prefix != sys.base_prefix else ""
 
 
-def render_config(version: registry_pb2.ModelVersion, environment: str) -> str:
+def render_config(version: registry_pb2.ModelVersion, environment: str, gpu: int | None = None) -> str:
     """config.pbtxt of a version that a runtime's template serves.
 
-    `environment` is the virtual environment's directory, empty for none. A batching model's shapes lose their first,
-    the batch dimension, as Triton adds it itself. Raises InvalidInputError when one of its tensors has none.
+    `environment` is the virtual environment's directory, empty for none; `gpu` the index of the GPU for a model that
+    needs one. A batching model's shapes lose their first, the batch dimension, as Triton adds it itself. Raises
+    InvalidInputError when one of its tensors has none, PreconditionError when a GPU is needed and none is given.
     """
     signature = version.signature
-    on_gpu = version.requirements.gpu_memory_bytes > 0
-    group = model_config_pb2.ModelInstanceGroup(
-        count=1,
-        kind=model_config_pb2.ModelInstanceGroup.KIND_GPU if on_gpu else model_config_pb2.ModelInstanceGroup.KIND_CPU,
-    )
     config = model_config_pb2.ModelConfig(
         name=version.name,
         backend="python",
@@ -45,7 +41,7 @@ def render_config(version: registry_pb2.ModelVersion, environment: str) -> str:
             model_config_pb2.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=_dims(version, spec))
             for spec in signature.outputs
         ],
-        instance_group=[group],
+        instance_group=[_instance(version, gpu)],
         model_transaction_policy=model_config_pb2.ModelTransactionPolicy(decoupled=signature.decoupled),
     )
     _set_parameters(config, {**version.parameters, **_environment(environment)})
@@ -69,6 +65,19 @@ def adapt_config(text: str, name: str, environment: str) -> str:
     if config.backend == "python":
         _set_parameters(config, _environment(environment))
     return str(text_format.MessageToString(config))
+
+
+def _instance(version: registry_pb2.ModelVersion, gpu: int | None) -> model_config_pb2.ModelInstanceGroup:
+    """One instance. On a GPU it must be named: without, Triton makes an instance on each GPU of the node."""
+    group = model_config_pb2.ModelInstanceGroup
+    if version.requirements.gpu_memory_bytes == 0:
+        return group(count=1, kind=group.KIND_CPU)
+    if gpu is None:
+        raise PreconditionError(
+            f"model {version.name} needs a GPU, and this node has none that can be read",
+            hint="see the node's gpu_error in status, or push the model without GPU memory to run it on the CPU",
+        )
+    return group(count=1, kind=group.KIND_GPU, gpus=[gpu])
 
 
 def _environment(directory: str) -> dict[str, str]:

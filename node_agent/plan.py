@@ -37,6 +37,8 @@ class Held:
     state: ModelState
     busy: bool = False
     """A task works on it."""
+    cancelled: bool = False
+    """That task has been told to stop, and is still doing what cannot be interrupted."""
     pinned: bool = False
     """That task cannot be cancelled: Triton goes on loading whether it is waited for or not."""
     generation: int = 0
@@ -69,7 +71,7 @@ def _decide_one(wanted: str | None, held: Held | None, generation: int, now: flo
         return Action.SERVE
     if held.busy:
         unwelcome = held.key != wanted and held.state != UNLOADING
-        return Action.CANCEL if unwelcome and not held.pinned else None
+        return Action.CANCEL if unwelcome and not (held.pinned or held.cancelled) else None
     if wanted is None:
         return Action.UNLOAD if held.state != UNLOADING or now >= held.retry_at else None
     if held.key != wanted or held.state in (FETCHING, LOADING, UNLOADING):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ import structlog
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from meshkit.errors import AimeshError
+from node_agent.gpuchoice import GpuShare, choose_gpu
 from node_agent.plan import FETCHING, LOADING, READY, UNLOADING, Action, decide, next_retry
 from node_agent.steps import Steps, TritonLostError
 from node_agent.store import ModelStore
@@ -39,14 +40,18 @@ class Reconciler:
         triton: InferenceServer,
         store: ModelStore,
         steps: Steps,
+        gpus: Mapping[int, int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`gpus` is the memory in bytes of each GPU of the node, by index."""
         self._triton = triton
         self._store = store
         self._steps = steps
+        self._gpus = gpus
         self._clock = clock
         self._wanted: dict[str, registry_pb2.ModelVersion] = {}
         self._revision = 0
+        self._told = False
         self._works: dict[str, ModelWork] = {}
         self._group: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
@@ -57,7 +62,7 @@ class Reconciler:
 
     def assign(self, assignments: membership_pb2.Assignments) -> None:
         """Takes what the node must run, whole. What is not listed is unloaded."""
-        self._revision = assignments.revision
+        self._revision, self._told = assignments.revision, True
         self._wanted = {version.name: version for version in assignments.models}
         log.info("models.assigned", revision=self._revision, models=sorted(self._wanted))
         self._step()
@@ -106,9 +111,9 @@ class Reconciler:
 
     def _act(self, name: str, action: Action) -> None:
         if action is Action.CANCEL:
-            task = self._works[name].task
-            assert task is not None
-            task.cancel()
+            work = self._works[name]
+            assert work.task is not None
+            work.cancelled = work.task.cancel()
             return
         if action is Action.UNLOAD:
             work = self._works[name]
@@ -118,6 +123,7 @@ class Reconciler:
             version = self._wanted[name]
             work = self._works.setdefault(name, ModelWork(version))
             work.renew(version, FETCHING if self._lacks(version) else LOADING)
+            work.gpu = self._gpu_for(version)
             self._start(work, self._steps.serve(work, self._assigned_blobs()))
         self.on_change()
 
@@ -133,7 +139,7 @@ class Reconciler:
             work.fail(str(error), self._clock(), triton_lost=isinstance(error, TritonLostError))
             log.warning("model.failed", model=work.version.name, version=work.version.version, reason=str(error))
         finally:
-            work.task, work.pinned = None, False
+            work.cease()
             self.wake()
 
     async def _unload(self, work: ModelWork) -> None:
@@ -161,15 +167,20 @@ class Reconciler:
 
     async def _audit(self) -> None:
         before = {name: work.loaded for name, work in self._works.items()}
+        loading = self._loading()  # what the index says of these is not what serves meanwhile
         index = await self._triton.client.index()
+        loading |= self._loading()
         serving = {name for name, entry in index.items() if entry.state == "READY"}
         for name, loaded in before.items():
-            if name not in serving:
+            if name not in serving | loading:
                 self._lose(name, loaded, "Triton does not serve it any more")
-        if self._revision:
+        if self._told:  # before that, a stray may well be a model of ours
             for name in serving - set(self._works) - set(self._wanted) - {SELFTEST}:
                 log.warning("model.stray", model=name)
                 await self._triton.client.unload(name)
+
+    def _loading(self) -> set[str]:
+        return {name for name, work in self._works.items() if work.pinned}
 
     def _on_stub_death(self, name: str) -> None:
         work = self._works.get(name)
@@ -178,15 +189,21 @@ class Reconciler:
             asyncio.get_running_loop().call_later(_DEATH_PAUSE_S, self._lose, name, work.loaded, reason)
 
     def _lose(self, name: str, loaded: Loaded | None, reason: str) -> None:
-        """A model that was READY as `loaded` is no longer, unless something has been done about it since."""
+        """What served as `loaded` does no longer, unless something has been done about it since."""
         work = self._works.get(name)
-        if work is None or work.task is not None or work.state != READY or work.loaded is not loaded:
+        if work is None or work.state == UNLOADING or work.loaded is not loaded:
             return
         if loaded is not None and loaded.generation == self._generation():
             log.warning("model.lost", model=name, reason=reason)
             work.loaded = None
-            work.fail(reason, self._clock())
+            if work.state == READY:  # else it is the version before, and what became of this one stays to be seen
+                work.fail(reason, self._clock())
             self.wake()
+
+    def _gpu_for(self, version: registry_pb2.ModelVersion) -> GpuShare | None:
+        needed = version.requirements.gpu_memory_bytes
+        promised = [share for work in self._works.values() for share in work.gpu_shares(self._generation())]
+        return choose_gpu(self._gpus, promised, needed) if needed else None
 
     def _lacks(self, version: registry_pb2.ModelVersion) -> bool:
         return not self._store.held().issuperset(file.digest for file in version.files)

@@ -31,11 +31,13 @@ class Repository:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
 
-    def lay_out(self, version: registry_pb2.ModelVersion) -> Path:
+    def lay_out(self, version: registry_pb2.ModelVersion, gpu: int | None = None) -> Path:
         """Puts a version in place of whatever version of its name is there. Blobs must be held.
 
+        `gpu` is the index of the GPU for a model that needs one; a user's own configuration says itself where it runs.
+
         Raises InvalidInputError on a path that would leave the model's folder or a config.pbtxt that is none,
-        PreconditionError when its runtime is not installed.
+        PreconditionError when its runtime is not installed or there is no GPU for it.
         """
         name = _folder(version.name)
         staged = self._staging / name
@@ -44,7 +46,7 @@ class Repository:
         if version.runtime == "python":
             self._stage_own(version, staged)
         else:
-            self._stage_template(version, staged)
+            self._stage_template(version, staged, gpu)
         self.remove(name)
         return staged.rename(self.root / name)
 
@@ -67,7 +69,7 @@ class Repository:
         config.unlink()  # the blob itself is behind this name
         config.write_text(adapt_config(text, version.name, self._environment))
 
-    def _stage_template(self, version: registry_pb2.ModelVersion, staged: Path) -> None:
+    def _stage_template(self, version: registry_pb2.ModelVersion, staged: Path, gpu: int | None) -> None:
         """The runtime's model.py, with the version's files beside it."""
         template = self._runtimes_dir / _folder(version.runtime) / "model.py"
         if not template.exists():
@@ -81,7 +83,7 @@ class Repository:
                 raise InvalidInputError(f"model {version.name}: model.py is the runtime's own file, rename yours")
             _link(self._blob_path(file.digest), staged / "1" / relative)
         shutil.copyfile(template, staged / "1" / "model.py")
-        (staged / CONFIG).write_text(render_config(version, self._environment))
+        (staged / CONFIG).write_text(render_config(version, self._environment, gpu))
 
 
 def _folder(name: str) -> str:

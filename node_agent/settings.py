@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 Address = Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$|^\[[0-9a-fA-F:]+\]:[0-9]{1,5}$")]
+
+
+def _ip(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"must be an IP address, as routes carry no host names; {text!r} is none") from None
+    return text
+
 
 RUNTIMES_DIR = Path(__file__).parents[1] / "inference" / "runtimes"
 """Where the installed project keeps its runtimes' templates."""
@@ -86,8 +96,9 @@ class AgentSettings:
     coordinators: Annotated[tuple[Address, ...], Field(min_length=1)] = field(
         default=("127.0.0.1:8503",), metadata={"doc": "host:port of one or more coordinators; others are learned"}
     )
-    address: str = field(
-        default="127.0.0.1", metadata={"doc": "host name or address at which clients reach this machine's Triton"}
+    address: Annotated[str, AfterValidator(_ip)] = field(
+        default="127.0.0.1",
+        metadata={"doc": "IP address at which clients reach this machine's Triton; a host name is refused"},
     )
     labels: dict[str, str] = field(
         default_factory=dict, metadata={"doc": "labels that models may ask for, as key = 'value'"}

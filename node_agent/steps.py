@@ -57,7 +57,7 @@ class Steps:
     async def serve(self, work: ModelWork, keep: Collection[str]) -> None:
         """Fetches what is missing, verifies, lays out, loads and tests. `keep` are digests that must not be evicted."""
         await self._fetch(work, keep)
-        await uninterrupted(self._repository.lay_out, work.version)
+        await uninterrupted(self._repository.lay_out, work.version, work.gpu.index if work.gpu is not None else None)
         work.state, work.message = LOADING, "" if self._triton.status.ready else "Triton is not ready"
         self.on_change()
         generation = await self._triton.wait_ready()
@@ -108,6 +108,9 @@ class Steps:
             await self._triton.client.load(name, self._settings.triton.load_timeout_s)
         except UnavailableError as error:
             raise TritonLostError(f"Triton went away while it loaded {name}: {error.message}") from None
+        except AimeshError:
+            self.stubs.watch(name, replaced)  # the version before goes on serving
+            raise
         self.stubs.watch(name, await asyncio.to_thread(self.stubs.find, pid, name) - replaced)
 
     async def _test(self, work: ModelWork) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -18,5 +19,7 @@ async def uninterrupted(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait({running})
+        while not running.done():  # also when it is cancelled again meanwhile
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({running})
         raise

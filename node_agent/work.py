@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from meshkit.backoff import Backoff
+from node_agent.gpuchoice import GpuShare
 from node_agent.plan import FAILED, FETCHING, LOADING, READY, UNLOADING, Held, ModelState
 
 _STABLE_S = 60.0
@@ -22,6 +23,7 @@ class Loaded:
     version: str
     key: str
     generation: int
+    gpu: GpuShare | None = None
 
 
 @dataclass
@@ -36,7 +38,10 @@ class ModelWork:
     bytes_done: int = 0
     loaded: Loaded | None = None
     task: asyncio.Task[None] | None = None
+    cancelled: bool = False
     pinned: bool = False
+    gpu: GpuShare | None = None
+    """What the version takes of which GPU; None on the CPU."""
     ready_at: float | None = None
     retry_at: float = 0.0
     tritons_lost: int = 0
@@ -49,11 +54,11 @@ class ModelWork:
             self.backoff.reset()
             self.failure, self.tritons_lost = "", 0
         self.version, self.state = version, state
-        self.message, self.bytes_done, self.ready_at = "", 0, None
+        self.message, self.bytes_done, self.ready_at, self.gpu = "", 0, None, None
 
     def now_serving(self, generation: int) -> None:
         """Triton has loaded the version."""
-        self.loaded = Loaded(self.version.version, key_of(self.version), generation)
+        self.loaded = Loaded(self.version.version, key_of(self.version), generation, self.gpu)
 
     def succeed(self, now: float) -> None:
         """It answers requests."""
@@ -78,6 +83,18 @@ class ModelWork:
         if self.state != UNLOADING:
             self.state = FAILED
 
+    def cease(self) -> None:
+        """Its task has come to its end."""
+        self.task, self.cancelled, self.pinned = None, False, False
+
+    def gpu_shares(self, generation: int) -> list[GpuShare]:
+        """What this name takes of the GPUs, `generation` being Triton's: also the version that is being replaced."""
+        shares = [self.gpu]
+        loaded = self.loaded if self.loaded is not None and self.loaded.generation == generation else None
+        if loaded is not None and (self.gpu is None or loaded.key != key_of(self.version)):
+            shares.append(loaded.gpu)
+        return [share for share in shares if share is not None]
+
     def held(self) -> Held:
         """As the deciding code sees it."""
         current = self.loaded is not None and self.loaded.key == key_of(self.version)
@@ -85,6 +102,7 @@ class ModelWork:
             key=key_of(self.version),
             state=self.state,
             busy=self.task is not None,
+            cancelled=self.cancelled,
             pinned=self.pinned,
             generation=self.loaded.generation if self.loaded is not None and current else 0,
             retry_at=self.retry_at,

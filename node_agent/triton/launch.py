@@ -124,11 +124,14 @@ def command(
 
 
 def environment(base: Mapping[str, str], libraries: tuple[Path, ...]) -> dict[str, str]:
-    """Triton's environment: the agent's, with the libraries first on LD_LIBRARY_PATH."""
+    """Triton's environment: the agent's, with the libraries first on LD_LIBRARY_PATH.
+
+    CUDA numbers GPUs by speed unless told otherwise, NVML and so the agent by bus.
+    """
     paths = [str(path) for path in libraries]
     if base.get("LD_LIBRARY_PATH"):
         paths.append(base["LD_LIBRARY_PATH"])
-    return {**base, "LD_LIBRARY_PATH": ":".join(paths)}
+    return {**base, "LD_LIBRARY_PATH": ":".join(paths), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def check_ports(settings: TritonSettings) -> None:

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,38 +35,37 @@ class StubWatch:
         self._died = died
         self._watched: defaultdict[str, list[int]] = defaultdict(list)
 
-    def find(self, triton_pid: int, name: str) -> frozenset[int]:
-        """Pids of a model's stubs below Triton; none when Triton is not a process of this machine. Blocks."""
+    def find(self, triton_pid: int, name: str) -> frozenset[ProcessId]:
+        """A model's stubs below Triton; none when Triton is not a process of this machine. Blocks."""
         script = str(self._repository / name / "1" / "model.py")
         try:
             children = psutil.Process(triton_pid).children(recursive=True) if triton_pid else []
         except psutil.NoSuchProcess:
             return frozenset()
-        return frozenset(child.pid for child in children if script in _arguments(child))
+        return frozenset(stub for child in children if (stub := _runs(child, script)) is not None)
 
-    def end(self, pids: Iterable[int], patience_s: float) -> None:
+    def end(self, processes: Collection[ProcessId], patience_s: float) -> None:
         """Waits until these processes have exited, and kills those that have not within patience_s seconds.
 
         Triton can keep a request for ever whose client went away just as its last response came, and with it the stub
         of a model that was unloaded (triton-inference-server/server#7626). Blocks.
         """
-        known = [process for pid in pids if (process := _known(pid)) is not None]
         deadline = time.monotonic() + patience_s
-        while any(process.alive() for process in known) and time.monotonic() < deadline:
+        while any(process.alive() for process in processes) and time.monotonic() < deadline:
             time.sleep(_EXIT_POLL_S)
-        for process in known:
-            if process.alive():
+        for process in processes:
+            if (descriptor := _open(process)) is not None:
                 log.warning("stub.killed", pid=process.pid, reason=f"it did not exit within {patience_s:g} s")
                 with suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                os.close(descriptor)
 
-    def watch(self, name: str, pids: Iterable[int]) -> None:
+    def watch(self, name: str, processes: Iterable[ProcessId]) -> None:
         """Watches these processes of a model until they die or are forgotten."""
         loop = asyncio.get_running_loop()
-        for pid in pids:
-            try:
-                descriptor = os.pidfd_open(pid)
-            except ProcessLookupError:
+        for process in processes:
+            descriptor = _open(process)
+            if descriptor is None:
                 self._died(name)
                 return
             self._watched[name].append(descriptor)
@@ -89,14 +88,21 @@ class StubWatch:
         self._died(name)
 
 
-def _known(pid: int) -> ProcessId | None:
+def _open(process: ProcessId) -> int | None:
+    """A descriptor of this process and no other that has its pid by now; None when it is gone."""
     try:
-        return ProcessId.of(pid)
-    except psutil.NoSuchProcess:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
         return None
+    if process.alive():  # asked once the descriptor is held: it was this process all the time
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
-def _arguments(process: psutil.Process) -> list[str]:
-    with suppress(psutil.Error):  # gone, or a zombie, which has none
-        return process.cmdline()
-    return []
+def _runs(process: psutil.Process, script: str) -> ProcessId | None:
+    with suppress(psutil.Error):  # gone, or a zombie, which has no arguments
+        known = ProcessId(process.pid, process.create_time())  # first, so that what is seen next is of no successor
+        if script in process.cmdline():
+            return known
+    return None

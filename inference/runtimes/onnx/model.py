@@ -33,7 +33,7 @@ class TritonPythonModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(parameters.get("n_threads", len(os.sched_getaffinity(0))))
         self._session = onnxruntime.InferenceSession(
-            path, options, providers=_providers(parameters.get("device", "cpu"))
+            path, options, providers=_providers(parameters.get("device", "cpu"), args)
         )
         self._inputs = {one["name"] for one in config["input"]}
         self._outputs = [one["name"] for one in config["output"]]
@@ -45,22 +45,28 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         try:
             results = self._session.run(self._outputs, {one.name(): _text(one.as_numpy()) for one in request.inputs()})
+        except UnicodeDecodeError as error:
+            return _refusal(f"text is not UTF-8: {error}")
         except REFUSALS as error:
-            return pb_utils.InferenceResponse(
-                error=pb_utils.TritonError(f"the model refused the input: {error}", pb_utils.TritonError.INVALID_ARG)
-            )
+            return _refusal(f"the model refused the input: {error}")
         tensors = zip(self._outputs, results, strict=True)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, _bytes(array)) for name, array in tensors])
 
 
-def _providers(device: str) -> list[str]:
+def _refusal(reason: str) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG))
+
+
+def _providers(device: str, args: Mapping[str, str]) -> list[Any]:
+    """For cuda, the GPU is the one that Triton gives the instance."""
     if device == "cpu":
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise pb_utils.TritonModelException(
             "parameter device = cuda, but this node's onnxruntime has no CUDA provider: install onnxruntime-gpu"
         )
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    index = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0
+    return [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
 
 
 def _text(array: Any) -> Any:

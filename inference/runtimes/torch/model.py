@@ -33,7 +33,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         torch.set_num_threads(int(parameters.get("n_threads", len(os.sched_getaffinity(0)))))
-        self._device = torch.device(parameters.get("device", "cpu"))
+        self._device = _device(parameters.get("device", "cpu"), args)
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise pb_utils.TritonModelException("parameter device = cuda, but torch finds no CUDA device on this node")
         path = Path(args["model_repository"]) / args["model_version"] / parameters["entry"]
@@ -67,6 +67,13 @@ class TritonPythonModel:
             pb_utils.Tensor(name, np.ascontiguousarray(result.cpu().numpy(), dtype=dtype))
             for (name, dtype), result in zip(self._outputs, results, strict=True)
         ]
+
+
+def _device(name: str, args: Mapping[str, str]) -> torch.device:
+    """For cuda, the GPU that Triton gives the instance."""
+    if name == "cuda" and args["model_instance_kind"] == "GPU":
+        return torch.device(name, int(args["model_instance_device_id"]))
+    return torch.device(name)
 
 
 def load_exported(path: Path, device: torch.device) -> Program:

@@ -12,10 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from aimesh.membership.v1 import membership_pb2
 from meshkit.errors import AimeshError
 from node_agent.main import Agent, build_agent
-from node_agent.plan import FAILED, LOADING, READY
+from node_agent.modelconfig import adapt_config, python_environment
+from node_agent.plan import FAILED, LOADING, READY, UNLOADING
 from tests.mesh.node_agent.support import (
+    CONFIG,
     COUNTDOWN,
     Coordinator,
     add_model,
@@ -208,3 +211,54 @@ async def test_what_dies_comes_back(node: Node) -> None:
     await node.agent.triton.client.unload("plus")
     await node.reaches("plus", "1.0.0", FAILED)
     await node.reaches("plus", "1.0.0", READY)
+
+
+async def test_the_version_that_serves_on_after_a_failed_replacement_is_watched(node: Node) -> None:
+    blobs = node.coordinator.blobs
+    await node.coordinator.assign(blobs.version("plus", "1.0.0", add_model(1)))
+    await node.reaches("plus", "1.0.0", READY)
+    await node.coordinator.assign(blobs.version("plus", "2.0.0", add_model(2, before="raise ValueError('no')")))
+    await node.reaches("plus", "2.0.0", FAILED)
+    assert await node.ask("plus", 1) == [2]
+    node.stubs("plus")[0].kill()
+    await eventually(lambda: ("plus", "1.0.0") not in node.coordinator.states(), within_s=5)
+    assert any("ValueError: no" in m.message for m in node.coordinator.reports[-1].models), "why it failed stays"
+
+
+async def test_the_version_that_serves_on_is_audited(node: Node) -> None:
+    blobs = node.coordinator.blobs
+    await node.coordinator.assign(blobs.version("plus", "1.0.0", add_model(1)))
+    await node.reaches("plus", "1.0.0", READY)
+    missing = blobs.version("plus", "2.0.0", "not there")
+    del blobs[missing.files[0].digest]
+    await node.coordinator.assign(missing)
+    await node.reaches("plus", "2.0.0", FAILED)
+    assert node.coordinator.states()["plus", "1.0.0"] == READY
+    await node.agent.triton.client.unload("plus")
+    await eventually(lambda: ("plus", "1.0.0") not in node.coordinator.states(), within_s=10)
+
+
+async def test_a_model_is_not_unloaded_while_clients_still_ask(node: Node) -> None:
+    blobs = node.coordinator.blobs
+    await node.coordinator.assign(blobs.version("plus", "1.0.0", add_model(1)))
+    await node.reaches("plus", "1.0.0", READY)
+    await node.coordinator.assign()
+    await node.reaches("plus", "1.0.0", UNLOADING)
+    loop = asyncio.get_running_loop()
+    late = loop.time() + 1.0
+    while loop.time() < late:
+        assert await node.ask("plus", 1) == [2], "who has not been told yet is answered"
+    await eventually(lambda: not node.coordinator.states())
+    with pytest.raises(AimeshError):
+        await node.ask("plus", 1)
+
+
+async def test_strays_are_unloaded_also_when_nothing_was_ever_assigned(node: Node) -> None:
+    await eventually(lambda: node.agent.triton.status.ready)
+    stray = node.blobs.parent / "repository" / "stray"
+    (stray / "1").mkdir(parents=True)
+    (stray / "1" / "model.py").write_text(add_model(1))
+    (stray / "config.pbtxt").write_text(adapt_config(CONFIG, "stray", python_environment()))
+    await node.agent.triton.client.load("stray", 20)
+    node.agent.models.assign(membership_pb2.Assignments())
+    await eventually(lambda: not node.stubs("stray"), within_s=10)

@@ -39,6 +39,8 @@ def test_environment_reaches_nested_keys(tmp_path: Path) -> None:
         ('node_id = "Gpu_7"', "agent.node_id = 'Gpu_7'"),
         ('node_id = "a"\ncoordinators = ["host"]', "'host'"),
         ('node_id = "a"\ncoordinators = []', "agent.coordinators"),
+        ('node_id = "a"\naddress = "gpu-7.example"', "must be an IP address"),
+        ('node_id = "a"\naddress = "10.0.0.1:8001"', "agent.address = '10.0.0.1:8001'"),
         ('node_id = "a"\ndisk_bytes = 0', "agent.disk_bytes = 0"),
         ('node_id = "a"\ncordinators = ["a:1"]', "coordinators"),
         ('node_id = "a"\n[agent.triton]\ngrpc_port = 70000', "agent.triton.grpc_port = 70000"),
@@ -51,3 +53,8 @@ def test_bad_values_are_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         _load(tmp_path, f'[agent]\ndata_dir = "/d"\n{text}\n')
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "fd00::7"])
+def test_an_address_is_an_ip(tmp_path: Path, address: str) -> None:
+    assert _load(tmp_path, f'{_REQUIRED}address = "{address}"\n').address == address

@@ -5,7 +5,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from aimesh.registry.v1 import registry_pb2
-from meshkit.errors import InvalidInputError
+from meshkit.errors import InvalidInputError, PreconditionError
 from node_agent.modelconfig import adapt_config, render_config
 
 
@@ -46,9 +46,19 @@ def test_rendered_config() -> None:
     }
 
 
-def test_gpu_memory_asks_for_a_gpu() -> None:
-    version = _version(gpu_memory=1)
-    assert _parse(render_config(version, "/v")).instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+def test_gpu_memory_asks_for_one_instance_on_the_chosen_gpu() -> None:
+    (group,) = _parse(render_config(_version(gpu_memory=1), "/v", gpu=1)).instance_group
+    assert (group.kind, group.count, list(group.gpus)) == (model_config_pb2.ModelInstanceGroup.KIND_GPU, 1, [1])
+
+
+def test_a_model_of_the_cpu_is_put_on_no_gpu() -> None:
+    (group,) = _parse(render_config(_version(), "/v", gpu=1)).instance_group
+    assert (group.kind, list(group.gpus)) == (model_config_pb2.ModelInstanceGroup.KIND_CPU, [])
+
+
+def test_a_node_without_gpu_refuses_a_model_that_needs_one() -> None:
+    with pytest.raises(PreconditionError, match="model m needs a GPU"):
+        render_config(_version(gpu_memory=1), "/v")
 
 
 def test_a_batching_model_loses_its_batch_dimension() -> None:

@@ -16,6 +16,7 @@ _HELD = st.builds(
     key=_KEYS,
     state=st.sampled_from([FETCHING, LOADING, READY, FAILED, UNLOADING]),
     busy=st.booleans(),
+    cancelled=st.booleans(),
     pinned=st.booleans(),
     generation=st.integers(0, 2),
     retry_at=st.floats(0, 10),
@@ -40,6 +41,7 @@ def test_no_action_contradicts_what_is_wanted(
         if action is Action.CANCEL:
             assert held[name].busy
             assert not held[name].pinned
+            assert not held[name].cancelled
             assert held[name].key != wanted.get(name)
 
 
@@ -63,7 +65,7 @@ def _carry_out(node: dict[str, Held], wanted: dict[str, str], actions: dict[str,
         elif action is Action.UNLOAD:
             node[name] = replace(node[name], state=UNLOADING, busy=True)
         else:
-            node[name] = replace(node[name], busy=False)
+            node[name] = replace(node[name], busy=False, cancelled=False)
 
 
 def _finish(node: dict[str, Held], fails: bool, now: float) -> None:
@@ -75,9 +77,9 @@ def _finish(node: dict[str, Held], fails: bool, now: float) -> None:
             del node[name]
         elif fails:
             state = UNLOADING if item.state == UNLOADING else FAILED
-            node[name] = replace(item, state=state, busy=False, pinned=False, retry_at=now + 1)
+            node[name] = replace(item, state=state, busy=False, cancelled=False, pinned=False, retry_at=now + 1)
         else:
-            node[name] = replace(item, state=READY, busy=False, pinned=False)
+            node[name] = replace(item, state=READY, busy=False, cancelled=False, pinned=False)
 
 
 @given(_WANTED, _NODE, st.integers(1, 2), st.lists(st.booleans(), max_size=4))
@@ -114,3 +116,9 @@ def test_a_load_that_runs_is_waited_for() -> None:
     assert decide({"a": "v2"}, held, 1, 0.0) == {}
     assert decide({}, held, 1, 0.0) == {}
     assert decide({}, {"a": Held("v1", FETCHING, busy=True)}, 1, 0.0) == {"a": Action.CANCEL}
+
+
+def test_a_task_is_cancelled_once() -> None:
+    held = {"a": Held("v1", FETCHING, busy=True, cancelled=True)}
+    assert decide({}, held, 1, 0.0) == {}
+    assert decide({"a": "v2"}, held, 1, 0.0) == {}

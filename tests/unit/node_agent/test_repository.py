@@ -102,3 +102,10 @@ def test_a_failed_layout_leaves_the_old_one(place: Place) -> None:
 def test_unusable_versions_say_why(place: Place, runtime: str, files: dict[str, str], said: str) -> None:
     with pytest.raises(InvalidInputError, match=said):
         place.repository.lay_out(place.version(runtime, files))
+
+
+def test_a_model_is_laid_out_for_its_gpu(place: Place) -> None:
+    version = place.version("llama", {"model.gguf": "weights"})
+    version.requirements.gpu_memory_bytes = 1
+    place.repository.lay_out(version, gpu=3)
+    assert "gpus: 3" in place.tree()["config.pbtxt"]

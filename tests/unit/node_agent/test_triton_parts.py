@@ -20,6 +20,7 @@ from node_agent.triton.crashes import CrashCounter
 from node_agent.triton.logfile import LogFile
 from node_agent.triton.stubs import StubWatch
 from node_agent.triton.supervisor import _obituary, _reachable
+from tests.processes import eventually, process
 
 
 def test_command_line() -> None:
@@ -42,7 +43,11 @@ def test_command_line() -> None:
 
 def test_environment_puts_our_libraries_first() -> None:
     libraries = (Path("/py/lib"), Path("/triton/libs"))
-    assert launch.environment({"A": "1"}, libraries) == {"A": "1", "LD_LIBRARY_PATH": "/py/lib:/triton/libs"}
+    assert launch.environment({"A": "1"}, libraries) == {
+        "A": "1",
+        "LD_LIBRARY_PATH": "/py/lib:/triton/libs",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
     assert launch.environment({"LD_LIBRARY_PATH": "/x"}, libraries)["LD_LIBRARY_PATH"].endswith(":/x")
 
 
@@ -181,8 +186,28 @@ def test_coordinators_take_turns() -> None:
 def test_a_stub_that_does_not_exit_is_killed(tmp_path: Path) -> None:
     stuck = subprocess.Popen(["sleep", "60"])
     try:
-        StubWatch(tmp_path, lambda _: None).end([stuck.pid], patience_s=0.1)
+        StubWatch(tmp_path, lambda _: None).end([ProcessId.of(stuck.pid)], patience_s=0.1)
         assert stuck.wait(5) == -signal.SIGKILL
     finally:
         stuck.kill()
         stuck.wait()
+
+
+async def test_a_process_that_has_a_stubs_pid_by_now_is_neither_killed_nor_watched(tmp_path: Path) -> None:
+    with process(["sleep", "60"], tmp_path / "log") as other:
+        gone = ProcessId(other.pid, other.started - 100)
+        died: list[str] = []
+        stubs = StubWatch(tmp_path, died.append)
+        stubs.end([gone], patience_s=0.0)
+        stubs.watch("m", [gone])
+        assert died == ["m"], "the stub itself is gone"
+        assert other.alive()
+
+
+async def test_stubs_are_found_by_the_model_that_they_run(tmp_path: Path) -> None:
+    argv = ["/bin/sh", "-c", "sleep 60; exit", str(tmp_path / "m" / "1" / "model.py")]
+    with process(argv, tmp_path / "log") as stub:
+        stubs = StubWatch(tmp_path, lambda _: None)
+        found = await eventually(lambda: stubs.find(os.getpid(), "m"))
+        assert found == {stub}
+        assert stubs.find(os.getpid(), "other") == stubs.find(0, "m") == frozenset()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
+from node_agent.gpuchoice import GpuShare
 from node_agent.plan import FAILED, FETCHING, LOADING, READY, UNLOADING
 from node_agent.work import ModelWork
 
@@ -66,3 +67,20 @@ def test_a_failed_unload_stays_an_unload() -> None:
     work = ModelWork(_version("1.0.0"), state=UNLOADING)
     work.fail("busy", 0.0)
     assert work.state == UNLOADING
+
+
+def test_while_one_version_replaces_another_both_take_gpu_memory() -> None:
+    work = ModelWork(_version("1.0.0"))
+    assert work.gpu_shares(1) == []
+    work.gpu = GpuShare(0, 60)
+    work.now_serving(1)
+    assert work.gpu_shares(1) == [GpuShare(0, 60)]
+    work.renew(_version("1.0.0"), LOADING)
+    assert work.gpu_shares(1) == [GpuShare(0, 60)], "also while it is loaded again"
+    work.renew(_version("2.0.0"), LOADING)
+    assert work.gpu_shares(1) == [GpuShare(0, 60)]
+    work.gpu = GpuShare(1, 70)
+    assert work.gpu_shares(1) == [GpuShare(1, 70), GpuShare(0, 60)]
+    assert work.gpu_shares(2) == [GpuShare(1, 70)], "a Triton that died has given its memory back"
+    work.now_serving(1)
+    assert work.gpu_shares(1) == [GpuShare(1, 70)]
