@@ -23,6 +23,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from coordinator.xds.gateway_routes import BY_MESSAGE_FILTERS, GATEWAY_ROUTES, MODEL_HEADER, REST_FILTER
 from meshkit.channel import MAX_MESSAGE_BYTES
 from meshkit.errors import ExhaustedError, PreconditionError
+from meshkit.files import write_atomically
 
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
@@ -103,9 +104,7 @@ def write_bootstrap(settings: GatewaySettings) -> Path:
     """Writes Envoy's bootstrap whole or not at all, because Envoy must never read half a file; returns its path."""
     path = settings.data_dir / "envoy.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(bootstrap(settings), indent=1))
-    partial.replace(path)
+    write_atomically(path, json.dumps(bootstrap(settings), indent=1).encode())
     return path
 
 
