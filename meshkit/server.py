@@ -38,12 +38,22 @@ _OPTIONS: list[tuple[str, int]] = [
 class MeshServer:
     """A grpc.aio server with what every server of the mesh has. Register services on `.grpc`, then `await start()`."""
 
-    def __init__(self, address: str, services: Sequence[str], described: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        address: str,
+        services: Sequence[str],
+        described: Sequence[str] = (),
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),  # type: ignore[type-arg]  # generic in the stubs only
+    ) -> None:
         """`address` is host:port, port 0 for any free one; `services` are full names for reflection and health.
 
-        `described` are services that others serve behind the same gateway: reflection tells of them too.
+        `described` are services that others serve behind the same gateway: reflection tells of them too. Plain text
+        without `credentials`; `interceptors` run inside the one that translates errors.
         """
-        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
+        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor(), *interceptors], options=_OPTIONS)
+        self._credentials = credentials
         self._address = address
         self._services = tuple(services)
         self._described = tuple(described)
@@ -63,7 +73,7 @@ class MeshServer:
         )
         reflection.enable_server_reflection(names, self.grpc)
         try:
-            self.port = self.grpc.add_insecure_port(self._address)
+            self.port = self._bind()
         except RuntimeError:
             raise ExhaustedError(
                 f"cannot listen on {self._address}: the port is taken, or the address is not this machine's",
@@ -72,6 +82,11 @@ class MeshServer:
             ) from None
         await self.set_serving(True)
         await self.grpc.start()
+
+    def _bind(self) -> int:
+        if self._credentials is None:
+            return self.grpc.add_insecure_port(self._address)
+        return self.grpc.add_secure_port(self._address, self._credentials)
 
     async def set_serving(self, serving: bool) -> None:
         """Answers health checks (for the server and for each service) with SERVING or NOT_SERVING."""

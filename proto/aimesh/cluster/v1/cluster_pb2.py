@@ -22,35 +22,69 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aimesh.identity.v1 import scope_pb2 as aimesh_dot_identity_dot_v1_dot_scope__pb2
 from aimesh.membership.v1 import membership_pb2 as aimesh_dot_membership_dot_v1_dot_membership__pb2
 from aimesh.routing.v1 import routing_pb2 as aimesh_dot_routing_dot_v1_dot_routing__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61imesh/cluster/v1/cluster.proto\x12\x11\x61imesh.cluster.v1\x1a%aimesh/membership/v1/membership.proto\x1a\x1f\x61imesh/routing/v1/routing.proto\"\x93\x02\n\x06Status\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x34\n\x0c\x63oordinators\x18\x02 \x03(\x0b\x32\x1e.aimesh.cluster.v1.Coordinator\x12\x16\n\x0e\x65tcd_endpoints\x18\x03 \x03(\t\x12,\n\x05nodes\x18\x04 \x03(\x0b\x32\x1d.aimesh.cluster.v1.NodeStatus\x12\x38\n\x0b\x64\x65ployments\x18\x05 \x03(\x0b\x32#.aimesh.routing.v1.DeploymentStatus\x12\x31\n\x0bxds_clients\x18\x06 \x03(\x0b\x32\x1c.aimesh.cluster.v1.XdsClient\x12\x0e\n\x06\x66rozen\x18\x07 \x01(\t\"G\n\x0b\x43oordinator\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\x08\x12\x0b\n\x03pid\x18\x04 \x01(\r\"`\n\nNodeStatus\x12(\n\x04node\x18\x01 \x01(\x0b\x32\x1a.aimesh.membership.v1.Node\x12(\n\x04load\x18\x02 \x01(\x0b\x32\x1a.aimesh.membership.v1.Load\"f\n\tXdsClient\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nuser_agent\x18\x02 \x01(\t\x12\x39\n\rsubscriptions\x18\x03 \x03(\x0b\x32\".aimesh.cluster.v1.XdsSubscription\"i\n\x0fXdsSubscription\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\x14\n\x0csent_version\x18\x03 \x01(\t\x12\x15\n\racked_version\x18\x04 \x01(\t\x12\x0c\n\x04nack\x18\x05 \x01(\t\"\x12\n\x10GetStatusRequest\">\n\x11GetStatusResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.aimesh.cluster.v1.Status\"\x14\n\x12WatchStatusRequest\"@\n\x13WatchStatusResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.aimesh.cluster.v1.Status2\xc8\x01\n\x0e\x43lusterService\x12V\n\tGetStatus\x12#.aimesh.cluster.v1.GetStatusRequest\x1a$.aimesh.cluster.v1.GetStatusResponse\x12^\n\x0bWatchStatus\x12%.aimesh.cluster.v1.WatchStatusRequest\x1a&.aimesh.cluster.v1.WatchStatusResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61imesh/cluster/v1/cluster.proto\x12\x11\x61imesh.cluster.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\x1a%aimesh/membership/v1/membership.proto\x1a\x1f\x61imesh/routing/v1/routing.proto\x1a\x1egoogle/protobuf/duration.proto\"\xce\x02\n\x06Status\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x34\n\x0c\x63oordinators\x18\x02 \x03(\x0b\x32\x1e.aimesh.cluster.v1.Coordinator\x12\x16\n\x0e\x65tcd_endpoints\x18\x03 \x03(\t\x12,\n\x05nodes\x18\x04 \x03(\x0b\x32\x1d.aimesh.cluster.v1.NodeStatus\x12\x38\n\x0b\x64\x65ployments\x18\x05 \x03(\x0b\x32#.aimesh.routing.v1.DeploymentStatus\x12\x31\n\x0bxds_clients\x18\x06 \x03(\x0b\x32\x1c.aimesh.cluster.v1.XdsClient\x12\x0e\n\x06\x66rozen\x18\x07 \x01(\t\x12\x0e\n\x06\x62raked\x18\x08 \x01(\t\x12)\n\x06\x62\x65hind\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\x0b\x43oordinator\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\x08\x12\x0b\n\x03pid\x18\x04 \x01(\r\"\x83\x01\n\nNodeStatus\x12(\n\x04node\x18\x01 \x01(\x0b\x32\x1a.aimesh.membership.v1.Node\x12(\n\x04load\x18\x02 \x01(\x0b\x32\x1a.aimesh.membership.v1.Load\x12\x0f\n\x07\x64rained\x18\x03 \x01(\x08\x12\x10\n\x08replicas\x18\x04 \x01(\r\"f\n\tXdsClient\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nuser_agent\x18\x02 \x01(\t\x12\x39\n\rsubscriptions\x18\x03 \x03(\x0b\x32\".aimesh.cluster.v1.XdsSubscription\"i\n\x0fXdsSubscription\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\x14\n\x0csent_version\x18\x03 \x01(\t\x12\x15\n\racked_version\x18\x04 \x01(\t\x12\x0c\n\x04nack\x18\x05 \x01(\t\"\x12\n\x10GetStatusRequest\">\n\x11GetStatusResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.aimesh.cluster.v1.Status\"\x14\n\x12WatchStatusRequest\"@\n\x13WatchStatusResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.aimesh.cluster.v1.Status\"#\n\x10\x44rainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x13\n\x11\x44rainNodeResponse\"%\n\x12UndrainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x15\n\x13UndrainNodeResponse\"$\n\x11\x46orgetNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x14\n\x12\x46orgetNodeResponse\"\x12\n\x10ListLoadsRequest\"\x9d\x01\n\x11ListLoadsResponse\x12>\n\x05loads\x18\x01 \x03(\x0b\x32/.aimesh.cluster.v1.ListLoadsResponse.LoadsEntry\x1aH\n\nLoadsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.aimesh.membership.v1.Load:\x02\x38\x01\x32\xdb\x04\n\x0e\x43lusterService\x12]\n\tGetStatus\x12#.aimesh.cluster.v1.GetStatusRequest\x1a$.aimesh.cluster.v1.GetStatusResponse\"\x05\x8a\xc9\x18\x01\x01\x12\x65\n\x0bWatchStatus\x12%.aimesh.cluster.v1.WatchStatusRequest\x1a&.aimesh.cluster.v1.WatchStatusResponse\"\x05\x8a\xc9\x18\x01\x01\x30\x01\x12]\n\tDrainNode\x12#.aimesh.cluster.v1.DrainNodeRequest\x1a$.aimesh.cluster.v1.DrainNodeResponse\"\x05\x8a\xc9\x18\x01\x03\x12\x63\n\x0bUndrainNode\x12%.aimesh.cluster.v1.UndrainNodeRequest\x1a&.aimesh.cluster.v1.UndrainNodeResponse\"\x05\x8a\xc9\x18\x01\x03\x12`\n\nForgetNode\x12$.aimesh.cluster.v1.ForgetNodeRequest\x1a%.aimesh.cluster.v1.ForgetNodeResponse\"\x05\x8a\xc9\x18\x01\x03\x12]\n\tListLoads\x12#.aimesh.cluster.v1.ListLoadsRequest\x1a$.aimesh.cluster.v1.ListLoadsResponse\"\x05\x8a\xc9\x18\x01\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aimesh.cluster.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=127
-  _globals['_STATUS']._serialized_end=402
-  _globals['_COORDINATOR']._serialized_start=404
-  _globals['_COORDINATOR']._serialized_end=475
-  _globals['_NODESTATUS']._serialized_start=477
-  _globals['_NODESTATUS']._serialized_end=573
-  _globals['_XDSCLIENT']._serialized_start=575
-  _globals['_XDSCLIENT']._serialized_end=677
-  _globals['_XDSSUBSCRIPTION']._serialized_start=679
-  _globals['_XDSSUBSCRIPTION']._serialized_end=784
-  _globals['_GETSTATUSREQUEST']._serialized_start=786
-  _globals['_GETSTATUSREQUEST']._serialized_end=804
-  _globals['_GETSTATUSRESPONSE']._serialized_start=806
-  _globals['_GETSTATUSRESPONSE']._serialized_end=868
-  _globals['_WATCHSTATUSREQUEST']._serialized_start=870
-  _globals['_WATCHSTATUSREQUEST']._serialized_end=890
-  _globals['_WATCHSTATUSRESPONSE']._serialized_start=892
-  _globals['_WATCHSTATUSRESPONSE']._serialized_end=956
-  _globals['_CLUSTERSERVICE']._serialized_start=959
-  _globals['_CLUSTERSERVICE']._serialized_end=1159
+  _globals['_LISTLOADSRESPONSE_LOADSENTRY']._loaded_options = None
+  _globals['_LISTLOADSRESPONSE_LOADSENTRY']._serialized_options = b'8\001'
+  _globals['_CLUSTERSERVICE'].methods_by_name['GetStatus']._loaded_options = None
+  _globals['_CLUSTERSERVICE'].methods_by_name['GetStatus']._serialized_options = b'\212\311\030\001\001'
+  _globals['_CLUSTERSERVICE'].methods_by_name['WatchStatus']._loaded_options = None
+  _globals['_CLUSTERSERVICE'].methods_by_name['WatchStatus']._serialized_options = b'\212\311\030\001\001'
+  _globals['_CLUSTERSERVICE'].methods_by_name['DrainNode']._loaded_options = None
+  _globals['_CLUSTERSERVICE'].methods_by_name['DrainNode']._serialized_options = b'\212\311\030\001\003'
+  _globals['_CLUSTERSERVICE'].methods_by_name['UndrainNode']._loaded_options = None
+  _globals['_CLUSTERSERVICE'].methods_by_name['UndrainNode']._serialized_options = b'\212\311\030\001\003'
+  _globals['_CLUSTERSERVICE'].methods_by_name['ForgetNode']._loaded_options = None
+  _globals['_CLUSTERSERVICE'].methods_by_name['ForgetNode']._serialized_options = b'\212\311\030\001\003'
+  _globals['_CLUSTERSERVICE'].methods_by_name['ListLoads']._loaded_options = None
+  _globals['_CLUSTERSERVICE'].methods_by_name['ListLoads']._serialized_options = b'\212\311\030\001\006'
+  _globals['_STATUS']._serialized_start=191
+  _globals['_STATUS']._serialized_end=525
+  _globals['_COORDINATOR']._serialized_start=527
+  _globals['_COORDINATOR']._serialized_end=598
+  _globals['_NODESTATUS']._serialized_start=601
+  _globals['_NODESTATUS']._serialized_end=732
+  _globals['_XDSCLIENT']._serialized_start=734
+  _globals['_XDSCLIENT']._serialized_end=836
+  _globals['_XDSSUBSCRIPTION']._serialized_start=838
+  _globals['_XDSSUBSCRIPTION']._serialized_end=943
+  _globals['_GETSTATUSREQUEST']._serialized_start=945
+  _globals['_GETSTATUSREQUEST']._serialized_end=963
+  _globals['_GETSTATUSRESPONSE']._serialized_start=965
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1027
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=1029
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=1049
+  _globals['_WATCHSTATUSRESPONSE']._serialized_start=1051
+  _globals['_WATCHSTATUSRESPONSE']._serialized_end=1115
+  _globals['_DRAINNODEREQUEST']._serialized_start=1117
+  _globals['_DRAINNODEREQUEST']._serialized_end=1152
+  _globals['_DRAINNODERESPONSE']._serialized_start=1154
+  _globals['_DRAINNODERESPONSE']._serialized_end=1173
+  _globals['_UNDRAINNODEREQUEST']._serialized_start=1175
+  _globals['_UNDRAINNODEREQUEST']._serialized_end=1212
+  _globals['_UNDRAINNODERESPONSE']._serialized_start=1214
+  _globals['_UNDRAINNODERESPONSE']._serialized_end=1235
+  _globals['_FORGETNODEREQUEST']._serialized_start=1237
+  _globals['_FORGETNODEREQUEST']._serialized_end=1273
+  _globals['_FORGETNODERESPONSE']._serialized_start=1275
+  _globals['_FORGETNODERESPONSE']._serialized_end=1295
+  _globals['_LISTLOADSREQUEST']._serialized_start=1297
+  _globals['_LISTLOADSREQUEST']._serialized_end=1315
+  _globals['_LISTLOADSRESPONSE']._serialized_start=1318
+  _globals['_LISTLOADSRESPONSE']._serialized_end=1475
+  _globals['_LISTLOADSRESPONSE_LOADSENTRY']._serialized_start=1403
+  _globals['_LISTLOADSRESPONSE_LOADSENTRY']._serialized_end=1475
+  _globals['_CLUSTERSERVICE']._serialized_start=1478
+  _globals['_CLUSTERSERVICE']._serialized_end=2081
 # @@protoc_insertion_point(module_scope)

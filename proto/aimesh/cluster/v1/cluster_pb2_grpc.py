@@ -45,6 +45,26 @@ class ClusterServiceStub:
                 request_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.WatchStatusRequest.SerializeToString,
                 response_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.WatchStatusResponse.FromString,
                 _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/aimesh.cluster.v1.ClusterService/DrainNode',
+                request_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
+        self.UndrainNode = channel.unary_unary(
+                '/aimesh.cluster.v1.ClusterService/UndrainNode',
+                request_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.UndrainNodeRequest.SerializeToString,
+                response_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.UndrainNodeResponse.FromString,
+                _registered_method=True)
+        self.ForgetNode = channel.unary_unary(
+                '/aimesh.cluster.v1.ClusterService/ForgetNode',
+                request_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ForgetNodeRequest.SerializeToString,
+                response_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ForgetNodeResponse.FromString,
+                _registered_method=True)
+        self.ListLoads = channel.unary_unary(
+                '/aimesh.cluster.v1.ClusterService/ListLoads',
+                request_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsRequest.SerializeToString,
+                response_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
@@ -65,6 +85,36 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainNode(self, request, context):
+        """Empties a node: its replicas are placed elsewhere first, then leave it with their requests in flight done. It takes
+        no new ones until UndrainNode, also after restarts. Progress is in the status. NOT_FOUND when there is no such node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainNode(self, request, context):
+        """Lets a drained node take replicas again. NOT_FOUND when there is no such node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetNode(self, request, context):
+        """Declares a silent node dead for good: it leaves the status, the routes and the brake's count. FAILED_PRECONDITION
+        while it is in session; NOT_FOUND when there is no such node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLoads(self, request, context):
+        """The loads of the nodes whose sessions this coordinator holds: what coordinators ask each other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +127,26 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.WatchStatus,
                     request_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.WatchStatusRequest.FromString,
                     response_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.WatchStatusResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.DrainNodeRequest.FromString,
+                    response_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'UndrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainNode,
+                    request_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.UndrainNodeRequest.FromString,
+                    response_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.UndrainNodeResponse.SerializeToString,
+            ),
+            'ForgetNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetNode,
+                    request_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ForgetNodeRequest.FromString,
+                    response_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ForgetNodeResponse.SerializeToString,
+            ),
+            'ListLoads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLoads,
+                    request_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsRequest.FromString,
+                    response_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +204,114 @@ class ClusterService:
             '/aimesh.cluster.v1.ClusterService/WatchStatus',
             aimesh_dot_cluster_dot_v1_dot_cluster__pb2.WatchStatusRequest.SerializeToString,
             aimesh_dot_cluster_dot_v1_dot_cluster__pb2.WatchStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.cluster.v1.ClusterService/DrainNode',
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.cluster.v1.ClusterService/UndrainNode',
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.UndrainNodeRequest.SerializeToString,
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.UndrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.cluster.v1.ClusterService/ForgetNode',
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ForgetNodeRequest.SerializeToString,
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ForgetNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLoads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.cluster.v1.ClusterService/ListLoads',
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsRequest.SerializeToString,
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,18 @@ class ClusterServiceStub:
     """The state at this moment, as this coordinator knows it."""
     WatchStatus: _grpc.UnaryStreamMultiCallable[_cluster_pb2.WatchStatusRequest, _cluster_pb2.WatchStatusResponse]
     """The same, once now and again on each change, at most twice a second."""
+    DrainNode: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]
+    """Empties a node: its replicas are placed elsewhere first, then leave it with their requests in flight done. It takes
+    no new ones until UndrainNode, also after restarts. Progress is in the status. NOT_FOUND when there is no such node.
+    """
+    UndrainNode: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.UndrainNodeRequest, _cluster_pb2.UndrainNodeResponse]
+    """Lets a drained node take replicas again. NOT_FOUND when there is no such node."""
+    ForgetNode: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ForgetNodeRequest, _cluster_pb2.ForgetNodeResponse]
+    """Declares a silent node dead for good: it leaves the status, the routes and the brake's count. FAILED_PRECONDITION
+    while it is in session; NOT_FOUND when there is no such node.
+    """
+    ListLoads: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListLoadsRequest, _cluster_pb2.ListLoadsResponse]
+    """The loads of the nodes whose sessions this coordinator holds: what coordinators ask each other."""
 
 @_typing.type_check_only
 class ClusterServiceAsyncStub(ClusterServiceStub):
@@ -47,6 +59,18 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     """The state at this moment, as this coordinator knows it."""
     WatchStatus: _aio.UnaryStreamMultiCallable[_cluster_pb2.WatchStatusRequest, _cluster_pb2.WatchStatusResponse]  # type: ignore[assignment]
     """The same, once now and again on each change, at most twice a second."""
+    DrainNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]  # type: ignore[assignment]
+    """Empties a node: its replicas are placed elsewhere first, then leave it with their requests in flight done. It takes
+    no new ones until UndrainNode, also after restarts. Progress is in the status. NOT_FOUND when there is no such node.
+    """
+    UndrainNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.UndrainNodeRequest, _cluster_pb2.UndrainNodeResponse]  # type: ignore[assignment]
+    """Lets a drained node take replicas again. NOT_FOUND when there is no such node."""
+    ForgetNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ForgetNodeRequest, _cluster_pb2.ForgetNodeResponse]  # type: ignore[assignment]
+    """Declares a silent node dead for good: it leaves the status, the routes and the brake's count. FAILED_PRECONDITION
+    while it is in session; NOT_FOUND when there is no such node.
+    """
+    ListLoads: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListLoadsRequest, _cluster_pb2.ListLoadsResponse]  # type: ignore[assignment]
+    """The loads of the nodes whose sessions this coordinator holds: what coordinators ask each other."""
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Says what the mesh is doing."""
@@ -66,5 +90,41 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cluster_pb2.WatchStatusResponse], _abc.AsyncIterator[_cluster_pb2.WatchStatusResponse]]:
         """The same, once now and again on each change, at most twice a second."""
+
+    @_abc_1.abstractmethod
+    def DrainNode(
+        self,
+        request: _cluster_pb2.DrainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.DrainNodeResponse, _abc.Awaitable[_cluster_pb2.DrainNodeResponse]]:
+        """Empties a node: its replicas are placed elsewhere first, then leave it with their requests in flight done. It takes
+        no new ones until UndrainNode, also after restarts. Progress is in the status. NOT_FOUND when there is no such node.
+        """
+
+    @_abc_1.abstractmethod
+    def UndrainNode(
+        self,
+        request: _cluster_pb2.UndrainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.UndrainNodeResponse, _abc.Awaitable[_cluster_pb2.UndrainNodeResponse]]:
+        """Lets a drained node take replicas again. NOT_FOUND when there is no such node."""
+
+    @_abc_1.abstractmethod
+    def ForgetNode(
+        self,
+        request: _cluster_pb2.ForgetNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ForgetNodeResponse, _abc.Awaitable[_cluster_pb2.ForgetNodeResponse]]:
+        """Declares a silent node dead for good: it leaves the status, the routes and the brake's count. FAILED_PRECONDITION
+        while it is in session; NOT_FOUND when there is no such node.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLoads(
+        self,
+        request: _cluster_pb2.ListLoadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ListLoadsResponse, _abc.Awaitable[_cluster_pb2.ListLoadsResponse]]:
+        """The loads of the nodes whose sessions this coordinator holds: what coordinators ask each other."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,11 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aimesh.identity.v1 import scope_pb2 as aimesh_dot_identity_dot_v1_dot_scope__pb2
 from aimesh.registry.v1 import registry_pb2 as aimesh_dot_registry_dot_v1_dot_registry__pb2
+from aimesh.routing.v1 import routing_pb2 as aimesh_dot_routing_dot_v1_dot_routing__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aimesh/membership/v1/membership.proto\x12\x14\x61imesh.membership.v1\x1a!aimesh/registry/v1/registry.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe1\x01\n\x0c\x41gentMessage\x12,\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.aimesh.membership.v1.HelloH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.aimesh.membership.v1.HeartbeatH\x00\x12\x33\n\x06report\x18\x03 \x01(\x0b\x32!.aimesh.membership.v1.ModelReportH\x00\x12\x30\n\x07leaving\x18\x04 \x01(\x0b\x32\x1d.aimesh.membership.v1.LeavingH\x00\x42\x06\n\x04\x62ody\"\x88\x01\n\x12\x43oordinatorMessage\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1d.aimesh.membership.v1.WelcomeH\x00\x12\x38\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32!.aimesh.membership.v1.AssignmentsH\x00\x42\x06\n\x04\x62ody\"\xaf\x02\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x30\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x1e.aimesh.membership.v1.Capacity\x12\x37\n\x06labels\x18\x07 \x03(\x0b\x32\'.aimesh.membership.v1.Hello.LabelsEntry\x12\x31\n\x06report\x18\x08 \x01(\x0b\x32!.aimesh.membership.v1.ModelReport\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x83\x01\n\x08\x43\x61pacity\x12\x11\n\tcpu_cores\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x04\x12\'\n\x04gpus\x18\x04 \x03(\x0b\x32\x19.aimesh.membership.v1.Gpu\x12\x11\n\tgpu_error\x18\x05 \x01(\t\"F\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\"\x9f\x01\n\x04Load\x12\x17\n\x0f\x63pu_utilization\x18\x01 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x02 \x01(\x04\x12\x17\n\x0f\x64isk_used_bytes\x18\x03 \x01(\x04\x12+\n\x04gpus\x18\x04 \x03(\x0b\x32\x1d.aimesh.membership.v1.GpuLoad\x12\x1d\n\x15triton_resident_bytes\x18\x05 \x01(\x04\"\x85\x01\n\x07GpuLoad\x12\r\n\x05index\x18\x01 \x01(\r\x12\x13\n\x0butilization\x18\x02 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x03 \x01(\x04\x12\x1b\n\x13temperature_celsius\x18\x04 \x01(\r\x12\x1e\n\x16\x65\x63\x63_uncorrected_errors\x18\x05 \x01(\x04\"5\n\tHeartbeat\x12(\n\x04load\x18\x01 \x01(\x0b\x32\x1a.aimesh.membership.v1.Load\"\x9b\x01\n\x0bModelReport\x12,\n\x06triton\x18\x01 \x01(\x0b\x32\x1c.aimesh.membership.v1.Triton\x12\x31\n\x06models\x18\x02 \x03(\x0b\x32!.aimesh.membership.v1.ModelStatus\x12\r\n\x05\x62lobs\x18\x03 \x03(\t\x12\x1c\n\x14\x61ssignments_revision\x18\x04 \x01(\x03\"\xa5\x01\n\x06Triton\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.aimesh.membership.v1.TritonState\x12\x11\n\tgrpc_port\x18\x02 \x01(\r\x12\x11\n\thttp_port\x18\x03 \x01(\r\x12\x14\n\x0cmetrics_port\x18\x04 \x01(\r\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\"\x97\x01\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .aimesh.membership.v1.ModelState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\nbytes_done\x18\x05 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x06 \x01(\x04\"\x19\n\x07Leaving\x12\x0e\n\x06reason\x18\x01 \x01(\t\"e\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63oordinators\x18\x03 \x03(\t\"Q\n\x0b\x41ssignments\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x30\n\x06models\x18\x02 \x03(\x0b\x32 .aimesh.registry.v1.ModelVersion\"\xff\x02\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.aimesh.membership.v1.NodeState\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x15\n\ragent_version\x18\x07 \x01(\t\x12\x30\n\x08\x63\x61pacity\x18\x08 \x01(\x0b\x32\x1e.aimesh.membership.v1.Capacity\x12\x36\n\x06labels\x18\t \x03(\x0b\x32&.aimesh.membership.v1.Node.LabelsEntry\x12\x31\n\x06report\x18\n \x01(\x0b\x32!.aimesh.membership.v1.ModelReport\x12\x16\n\x0e\x63oordinator_id\x18\x0b \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x96\x01\n\x0bTritonState\x12\x1c\n\x18TRITON_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRITON_STATE_STARTING\x10\x01\x12\x16\n\x12TRITON_STATE_READY\x10\x02\x12\x1b\n\x17TRITON_STATE_CRASH_LOOP\x10\x03\x12\x19\n\x15TRITON_STATE_STOPPING\x10\x04*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_FETCHING\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x05*\x9b\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_JOINING\x10\x01\x12\x14\n\x10NODE_STATE_READY\x10\x02\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04\x12\x13\n\x0fNODE_STATE_DEAD\x10\x05\x32m\n\x11MembershipService\x12X\n\x04Join\x12\".aimesh.membership.v1.AgentMessage\x1a(.aimesh.membership.v1.CoordinatorMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aimesh/membership/v1/membership.proto\x12\x14\x61imesh.membership.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\x1a!aimesh/registry/v1/registry.proto\x1a\x1f\x61imesh/routing/v1/routing.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe1\x01\n\x0c\x41gentMessage\x12,\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.aimesh.membership.v1.HelloH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.aimesh.membership.v1.HeartbeatH\x00\x12\x33\n\x06report\x18\x03 \x01(\x0b\x32!.aimesh.membership.v1.ModelReportH\x00\x12\x30\n\x07leaving\x18\x04 \x01(\x0b\x32\x1d.aimesh.membership.v1.LeavingH\x00\x42\x06\n\x04\x62ody\"\x88\x01\n\x12\x43oordinatorMessage\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1d.aimesh.membership.v1.WelcomeH\x00\x12\x38\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32!.aimesh.membership.v1.AssignmentsH\x00\x42\x06\n\x04\x62ody\"\xaf\x02\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x30\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x1e.aimesh.membership.v1.Capacity\x12\x37\n\x06labels\x18\x07 \x03(\x0b\x32\'.aimesh.membership.v1.Hello.LabelsEntry\x12\x31\n\x06report\x18\x08 \x01(\x0b\x32!.aimesh.membership.v1.ModelReport\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x83\x01\n\x08\x43\x61pacity\x12\x11\n\tcpu_cores\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x04\x12\'\n\x04gpus\x18\x04 \x03(\x0b\x32\x19.aimesh.membership.v1.Gpu\x12\x11\n\tgpu_error\x18\x05 \x01(\t\"F\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\"\xd0\x01\n\x04Load\x12\x17\n\x0f\x63pu_utilization\x18\x01 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x02 \x01(\x04\x12\x17\n\x0f\x64isk_used_bytes\x18\x03 \x01(\x04\x12+\n\x04gpus\x18\x04 \x03(\x0b\x32\x1d.aimesh.membership.v1.GpuLoad\x12\x1d\n\x15triton_resident_bytes\x18\x05 \x01(\x04\x12/\n\x06models\x18\x06 \x03(\x0b\x32\x1f.aimesh.membership.v1.ModelLoad\"u\n\tModelLoad\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tsuccesses\x18\x03 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x04\x12\x12\n\nsuccess_ns\x18\x05 \x01(\x04\x12\x10\n\x08queue_ns\x18\x06 \x01(\x04\"\x85\x01\n\x07GpuLoad\x12\r\n\x05index\x18\x01 \x01(\r\x12\x13\n\x0butilization\x18\x02 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x03 \x01(\x04\x12\x1b\n\x13temperature_celsius\x18\x04 \x01(\r\x12\x1e\n\x16\x65\x63\x63_uncorrected_errors\x18\x05 \x01(\x04\"5\n\tHeartbeat\x12(\n\x04load\x18\x01 \x01(\x0b\x32\x1a.aimesh.membership.v1.Load\"\x9b\x01\n\x0bModelReport\x12,\n\x06triton\x18\x01 \x01(\x0b\x32\x1c.aimesh.membership.v1.Triton\x12\x31\n\x06models\x18\x02 \x03(\x0b\x32!.aimesh.membership.v1.ModelStatus\x12\r\n\x05\x62lobs\x18\x03 \x03(\t\x12\x1c\n\x14\x61ssignments_revision\x18\x04 \x01(\x03\"\xa5\x01\n\x06Triton\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.aimesh.membership.v1.TritonState\x12\x11\n\tgrpc_port\x18\x02 \x01(\r\x12\x11\n\thttp_port\x18\x03 \x01(\r\x12\x14\n\x0cmetrics_port\x18\x04 \x01(\r\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\"\x97\x01\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .aimesh.membership.v1.ModelState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\nbytes_done\x18\x05 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x06 \x01(\x04\"\x19\n\x07Leaving\x12\x0e\n\x06reason\x18\x01 \x01(\t\"e\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63oordinators\x18\x03 \x03(\t\"\xea\x01\n\x0b\x41ssignments\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x30\n\x06models\x18\x02 \x03(\x0b\x32 .aimesh.registry.v1.ModelVersion\x12\x45\n\nscheduling\x18\x03 \x03(\x0b\x32\x31.aimesh.membership.v1.Assignments.SchedulingEntry\x1aP\n\x0fSchedulingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.aimesh.routing.v1.Scheduling:\x02\x38\x01\"\xab\x03\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.aimesh.membership.v1.NodeState\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x15\n\ragent_version\x18\x07 \x01(\t\x12\x30\n\x08\x63\x61pacity\x18\x08 \x01(\x0b\x32\x1e.aimesh.membership.v1.Capacity\x12\x36\n\x06labels\x18\t \x03(\x0b\x32&.aimesh.membership.v1.Node.LabelsEntry\x12\x31\n\x06report\x18\n \x01(\x0b\x32!.aimesh.membership.v1.ModelReport\x12\x16\n\x0e\x63oordinator_id\x18\x0b \x01(\t\x12*\n\x05probe\x18\x0c \x01(\x0e\x32\x1b.aimesh.membership.v1.Probe\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x96\x01\n\x0bTritonState\x12\x1c\n\x18TRITON_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRITON_STATE_STARTING\x10\x01\x12\x16\n\x12TRITON_STATE_READY\x10\x02\x12\x1b\n\x17TRITON_STATE_CRASH_LOOP\x10\x03\x12\x19\n\x15TRITON_STATE_STOPPING\x10\x04*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_FETCHING\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x05*V\n\x05Probe\x12\x15\n\x11PROBE_UNSPECIFIED\x10\x00\x12\x11\n\rPROBE_ANSWERS\x10\x01\x12\x11\n\rPROBE_REFUSED\x10\x02\x12\x10\n\x0cPROBE_SILENT\x10\x03*\x9b\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_JOINING\x10\x01\x12\x14\n\x10NODE_STATE_READY\x10\x02\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04\x12\x13\n\x0fNODE_STATE_DEAD\x10\x05\x32t\n\x11MembershipService\x12_\n\x04Join\x12\".aimesh.membership.v1.AgentMessage\x1a(.aimesh.membership.v1.CoordinatorMessage\"\x05\x8a\xc9\x18\x01\x05(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,48 +37,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HELLO_LABELSENTRY']._loaded_options = None
   _globals['_HELLO_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_ASSIGNMENTS_SCHEDULINGENTRY']._loaded_options = None
+  _globals['_ASSIGNMENTS_SCHEDULINGENTRY']._serialized_options = b'8\001'
   _globals['_NODE_LABELSENTRY']._loaded_options = None
   _globals['_NODE_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_TRITONSTATE']._serialized_start=2442
-  _globals['_TRITONSTATE']._serialized_end=2592
-  _globals['_MODELSTATE']._serialized_start=2595
-  _globals['_MODELSTATE']._serialized_end=2761
-  _globals['_NODESTATE']._serialized_start=2764
-  _globals['_NODESTATE']._serialized_end=2919
-  _globals['_AGENTMESSAGE']._serialized_start=131
-  _globals['_AGENTMESSAGE']._serialized_end=356
-  _globals['_COORDINATORMESSAGE']._serialized_start=359
-  _globals['_COORDINATORMESSAGE']._serialized_end=495
-  _globals['_HELLO']._serialized_start=498
-  _globals['_HELLO']._serialized_end=801
-  _globals['_HELLO_LABELSENTRY']._serialized_start=756
-  _globals['_HELLO_LABELSENTRY']._serialized_end=801
-  _globals['_CAPACITY']._serialized_start=804
-  _globals['_CAPACITY']._serialized_end=935
-  _globals['_GPU']._serialized_start=937
-  _globals['_GPU']._serialized_end=1007
-  _globals['_LOAD']._serialized_start=1010
-  _globals['_LOAD']._serialized_end=1169
-  _globals['_GPULOAD']._serialized_start=1172
-  _globals['_GPULOAD']._serialized_end=1305
-  _globals['_HEARTBEAT']._serialized_start=1307
-  _globals['_HEARTBEAT']._serialized_end=1360
-  _globals['_MODELREPORT']._serialized_start=1363
-  _globals['_MODELREPORT']._serialized_end=1518
-  _globals['_TRITON']._serialized_start=1521
-  _globals['_TRITON']._serialized_end=1686
-  _globals['_MODELSTATUS']._serialized_start=1689
-  _globals['_MODELSTATUS']._serialized_end=1840
-  _globals['_LEAVING']._serialized_start=1842
-  _globals['_LEAVING']._serialized_end=1867
-  _globals['_WELCOME']._serialized_start=1869
-  _globals['_WELCOME']._serialized_end=1970
-  _globals['_ASSIGNMENTS']._serialized_start=1972
-  _globals['_ASSIGNMENTS']._serialized_end=2053
-  _globals['_NODE']._serialized_start=2056
-  _globals['_NODE']._serialized_end=2439
-  _globals['_NODE_LABELSENTRY']._serialized_start=756
-  _globals['_NODE_LABELSENTRY']._serialized_end=801
-  _globals['_MEMBERSHIPSERVICE']._serialized_start=2921
-  _globals['_MEMBERSHIPSERVICE']._serialized_end=3030
+  _globals['_MEMBERSHIPSERVICE'].methods_by_name['Join']._loaded_options = None
+  _globals['_MEMBERSHIPSERVICE'].methods_by_name['Join']._serialized_options = b'\212\311\030\001\005'
+  _globals['_TRITONSTATE']._serialized_start=2873
+  _globals['_TRITONSTATE']._serialized_end=3023
+  _globals['_MODELSTATE']._serialized_start=3026
+  _globals['_MODELSTATE']._serialized_end=3192
+  _globals['_PROBE']._serialized_start=3194
+  _globals['_PROBE']._serialized_end=3280
+  _globals['_NODESTATE']._serialized_start=3283
+  _globals['_NODESTATE']._serialized_end=3438
+  _globals['_AGENTMESSAGE']._serialized_start=196
+  _globals['_AGENTMESSAGE']._serialized_end=421
+  _globals['_COORDINATORMESSAGE']._serialized_start=424
+  _globals['_COORDINATORMESSAGE']._serialized_end=560
+  _globals['_HELLO']._serialized_start=563
+  _globals['_HELLO']._serialized_end=866
+  _globals['_HELLO_LABELSENTRY']._serialized_start=821
+  _globals['_HELLO_LABELSENTRY']._serialized_end=866
+  _globals['_CAPACITY']._serialized_start=869
+  _globals['_CAPACITY']._serialized_end=1000
+  _globals['_GPU']._serialized_start=1002
+  _globals['_GPU']._serialized_end=1072
+  _globals['_LOAD']._serialized_start=1075
+  _globals['_LOAD']._serialized_end=1283
+  _globals['_MODELLOAD']._serialized_start=1285
+  _globals['_MODELLOAD']._serialized_end=1402
+  _globals['_GPULOAD']._serialized_start=1405
+  _globals['_GPULOAD']._serialized_end=1538
+  _globals['_HEARTBEAT']._serialized_start=1540
+  _globals['_HEARTBEAT']._serialized_end=1593
+  _globals['_MODELREPORT']._serialized_start=1596
+  _globals['_MODELREPORT']._serialized_end=1751
+  _globals['_TRITON']._serialized_start=1754
+  _globals['_TRITON']._serialized_end=1919
+  _globals['_MODELSTATUS']._serialized_start=1922
+  _globals['_MODELSTATUS']._serialized_end=2073
+  _globals['_LEAVING']._serialized_start=2075
+  _globals['_LEAVING']._serialized_end=2100
+  _globals['_WELCOME']._serialized_start=2102
+  _globals['_WELCOME']._serialized_end=2203
+  _globals['_ASSIGNMENTS']._serialized_start=2206
+  _globals['_ASSIGNMENTS']._serialized_end=2440
+  _globals['_ASSIGNMENTS_SCHEDULINGENTRY']._serialized_start=2360
+  _globals['_ASSIGNMENTS_SCHEDULINGENTRY']._serialized_end=2440
+  _globals['_NODE']._serialized_start=2443
+  _globals['_NODE']._serialized_end=2870
+  _globals['_NODE_LABELSENTRY']._serialized_start=821
+  _globals['_NODE_LABELSENTRY']._serialized_end=866
+  _globals['_MEMBERSHIPSERVICE']._serialized_start=3440
+  _globals['_MEMBERSHIPSERVICE']._serialized_end=3556
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ send Leaving before going. When the stream ends, join any coordinator again afte
 """
 
 from aimesh.registry.v1 import registry_pb2 as _registry_pb2
+from aimesh.routing.v1 import routing_pb2 as _routing_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -93,6 +94,34 @@ MODEL_STATE_UNLOADING: ModelState.ValueType  # 5
 """No longer assigned; being unloaded."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
+class _Probe:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProbeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Probe.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROBE_UNSPECIFIED: _Probe.ValueType  # 0
+    """Not asked: the agent speaks."""
+    PROBE_ANSWERS: _Probe.ValueType  # 1
+    """Triton answers: its endpoints stay in the routes while the agent is away."""
+    PROBE_REFUSED: _Probe.ValueType  # 2
+    """The host refuses the connection, or Triton says that it is not ready: its endpoints are out."""
+    PROBE_SILENT: _Probe.ValueType  # 3
+    """No answer in time: its endpoints are out, unless so many nodes are silent at once that the brake holds them."""
+
+class Probe(_Probe, metaclass=_ProbeEnumTypeWrapper):
+    """What a coordinator found when it asked a node's Triton itself, because the node's agent is silent."""
+
+PROBE_UNSPECIFIED: Probe.ValueType  # 0
+"""Not asked: the agent speaks."""
+PROBE_ANSWERS: Probe.ValueType  # 1
+"""Triton answers: its endpoints stay in the routes while the agent is away."""
+PROBE_REFUSED: Probe.ValueType  # 2
+"""The host refuses the connection, or Triton says that it is not ready: its endpoints are out."""
+PROBE_SILENT: Probe.ValueType  # 3
+"""No answer in time: its endpoints are out, unless so many nodes are silent at once that the brake holds them."""
+Global___Probe: _TypeAlias = Probe  # noqa: Y015
+
 class _NodeState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -106,9 +135,9 @@ class _NodeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeState.V
     NODE_STATE_READY: _NodeState.ValueType  # 2
     """Takes models and serves."""
     NODE_STATE_SUSPECT: _NodeState.ValueType  # 3
-    """Its session broke or its heartbeats stopped; its endpoints are out of the routes until it is back."""
+    """Its session broke or its heartbeats stopped; a probe of its Triton decides whether its endpoints stay."""
     NODE_STATE_DRAINING: _NodeState.ValueType  # 4
-    """On its way out."""
+    """On its way out: it said so, or an operator drains it."""
     NODE_STATE_DEAD: _NodeState.ValueType  # 5
     """Its lease has lapsed; its models are placed elsewhere."""
 
@@ -122,9 +151,9 @@ NODE_STATE_JOINING: NodeState.ValueType  # 1
 NODE_STATE_READY: NodeState.ValueType  # 2
 """Takes models and serves."""
 NODE_STATE_SUSPECT: NodeState.ValueType  # 3
-"""Its session broke or its heartbeats stopped; its endpoints are out of the routes until it is back."""
+"""Its session broke or its heartbeats stopped; a probe of its Triton decides whether its endpoints stay."""
 NODE_STATE_DRAINING: NodeState.ValueType  # 4
-"""On its way out."""
+"""On its way out: it said so, or an operator drains it."""
 NODE_STATE_DEAD: NodeState.ValueType  # 5
 """Its lease has lapsed; its models are placed elsewhere."""
 Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
@@ -366,6 +395,7 @@ class Load(_message.Message):
     DISK_USED_BYTES_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     TRITON_RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     cpu_utilization: _builtins.float
     """Busy share of all cores, 0 to 1."""
     memory_used_bytes: _builtins.int
@@ -378,6 +408,10 @@ class Load(_message.Message):
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuLoad]:
         """One entry a GPU, by index."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelLoad]:
+        """One entry a loaded model: Triton's own counters since it was loaded."""
+
     def __init__(
         self,
         *,
@@ -386,14 +420,57 @@ class Load(_message.Message):
         disk_used_bytes: _builtins.int = ...,
         gpus: _abc.Iterable[Global___GpuLoad] | None = ...,
         triton_resident_bytes: _builtins.int = ...,
+        models: _abc.Iterable[Global___ModelLoad] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_utilization", b"cpu_utilization", "disk_used_bytes", b"disk_used_bytes", "gpus", b"gpus", "memory_used_bytes", b"memory_used_bytes", "triton_resident_bytes", b"triton_resident_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_utilization", b"cpu_utilization", "disk_used_bytes", b"disk_used_bytes", "gpus", b"gpus", "memory_used_bytes", b"memory_used_bytes", "models", b"models", "triton_resident_bytes", b"triton_resident_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Load: _TypeAlias = Load  # noqa: Y015
+
+@_typing.final
+class ModelLoad(_message.Message):
+    """What a model has done since Triton loaded it. Counters fall back to 0 when it is loaded anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SUCCESSES_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    SUCCESS_NS_FIELD_NUMBER: _builtins.int
+    QUEUE_NS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The model."""
+    version: _builtins.str
+    """The version."""
+    successes: _builtins.int
+    """Requests that were answered."""
+    failures: _builtins.int
+    """Requests that failed."""
+    success_ns: _builtins.int
+    """Time that answered requests spent in Triton, in nanoseconds, summed."""
+    queue_ns: _builtins.int
+    """Time that requests waited in Triton's queue, in nanoseconds, summed."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        successes: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        success_ns: _builtins.int = ...,
+        queue_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "name", b"name", "queue_ns", b"queue_ns", "success_ns", b"success_ns", "successes", b"successes", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelLoad: _TypeAlias = ModelLoad  # noqa: Y015
 
 @_typing.final
 class GpuLoad(_message.Message):
@@ -647,23 +724,52 @@ class Assignments(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SchedulingEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _routing_pb2.Scheduling: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _routing_pb2.Scheduling | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REVISION_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    SCHEDULING_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """etcd revision of the decision; reports answer to it."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.ModelVersion]:
         """The versions to run, each with all that is needed to fetch and load it."""
 
+    @_builtins.property
+    def scheduling(self) -> _containers.MessageMap[_builtins.str, _routing_pb2.Scheduling]:
+        """How Triton queues requests, by model name; names that are not here have Triton's default. A change loads the model
+        anew.
+        """
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         models: _abc.Iterable[_registry_pb2.ModelVersion] | None = ...,
+        scheduling: _abc.Mapping[_builtins.str, _routing_pb2.Scheduling] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "revision", b"revision", "scheduling", b"scheduling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -706,6 +812,7 @@ class Node(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
     COORDINATOR_ID_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The node's id."""
     instance_id: _builtins.str
@@ -722,6 +829,8 @@ class Node(_message.Message):
     """The agent's version."""
     coordinator_id: _builtins.str
     """The coordinator that holds the session."""
+    probe: Global___Probe.ValueType
+    """What the last probe found, while the agent is silent."""
     @_builtins.property
     def capacity(self) -> Global___Capacity:
         """What it has."""
@@ -748,10 +857,11 @@ class Node(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         report: Global___ModelReport | None = ...,
         coordinator_id: _builtins.str = ...,
+        probe: Global___Probe.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "capacity", b"capacity", "coordinator_id", b"coordinator_id", "epoch", b"epoch", "id", b"id", "instance_id", b"instance_id", "labels", b"labels", "pid", b"pid", "report", b"report", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "capacity", b"capacity", "coordinator_id", b"coordinator_id", "epoch", b"epoch", "id", b"id", "instance_id", b"instance_id", "labels", b"labels", "pid", b"pid", "probe", b"probe", "report", b"report", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aimesh.identity.v1 import scope_pb2 as aimesh_dot_identity_dot_v1_dot_scope__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!aimesh/registry/v1/registry.proto\x12\x12\x61imesh.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"l\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\tdata_type\x18\x02 \x01(\x0e\x32\x1c.aimesh.registry.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08optional\x18\x04 \x01(\x08\"\x97\x01\n\tSignature\x12.\n\x06inputs\x18\x01 \x03(\x0b\x32\x1e.aimesh.registry.v1.TensorSpec\x12/\n\x07outputs\x18\x02 \x03(\x0b\x32\x1e.aimesh.registry.v1.TensorSpec\x12\x11\n\tdecoupled\x18\x03 \x01(\x08\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\r\"\xb8\x01\n\x0cRequirements\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x04\x12\x18\n\x10gpu_memory_bytes\x18\x02 \x01(\x04\x12\x45\n\x0bnode_labels\x18\x03 \x03(\x0b\x32\x30.aimesh.registry.v1.Requirements.NodeLabelsEntry\x1a\x31\n\x0fNodeLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\tModelFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\"\xa8\x03\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12,\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x1d.aimesh.registry.v1.ModelFile\x12\x30\n\tsignature\x18\x05 \x01(\x0b\x32\x1d.aimesh.registry.v1.Signature\x12\x36\n\x0crequirements\x18\x06 \x01(\x0b\x32 .aimesh.registry.v1.Requirements\x12\x44\n\nparameters\x18\x07 \x03(\x0b\x32\x30.aimesh.registry.v1.ModelVersion.ParametersEntry\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tself_test\x18\n \x01(\t\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x0b\x10\x1f\"I\n\x14\x43reateVersionRequest\x12\x31\n\x07version\x18\x01 \x01(\x0b\x32 .aimesh.registry.v1.ModelVersion\"J\n\x15\x43reateVersionResponse\x12\x31\n\x07version\x18\x01 \x01(\x0b\x32 .aimesh.registry.v1.ModelVersion\"2\n\x11GetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"G\n\x12GetVersionResponse\x12\x31\n\x07version\x18\x01 \x01(\x0b\x32 .aimesh.registry.v1.ModelVersion\"J\n\x13ListVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x14ListVersionsResponse\x12\x32\n\x08versions\x18\x01 \x03(\x0b\x32 .aimesh.registry.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x14\x44\x65leteVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteVersionResponse*\xc8\x02\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x02\x12\x14\n\x10\x44\x41TA_TYPE_UINT16\x10\x03\x12\x14\n\x10\x44\x41TA_TYPE_UINT32\x10\x04\x12\x14\n\x10\x44\x41TA_TYPE_UINT64\x10\x05\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x07\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x08\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\t\x12\x12\n\x0e\x44\x41TA_TYPE_FP16\x10\n\x12\x12\n\x0e\x44\x41TA_TYPE_FP32\x10\x0b\x12\x12\n\x0e\x44\x41TA_TYPE_FP64\x10\x0c\x12\x13\n\x0f\x44\x41TA_TYPE_BYTES\x10\r\x12\x12\n\x0e\x44\x41TA_TYPE_BF16\x10\x0e\x32\x9d\x03\n\x0fRegistryService\x12\x64\n\rCreateVersion\x12(.aimesh.registry.v1.CreateVersionRequest\x1a).aimesh.registry.v1.CreateVersionResponse\x12[\n\nGetVersion\x12%.aimesh.registry.v1.GetVersionRequest\x1a&.aimesh.registry.v1.GetVersionResponse\x12\x61\n\x0cListVersions\x12\'.aimesh.registry.v1.ListVersionsRequest\x1a(.aimesh.registry.v1.ListVersionsResponse\x12\x64\n\rDeleteVersion\x12(.aimesh.registry.v1.DeleteVersionRequest\x1a).aimesh.registry.v1.DeleteVersionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!aimesh/registry/v1/registry.proto\x12\x12\x61imesh.registry.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"l\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\tdata_type\x18\x02 \x01(\x0e\x32\x1c.aimesh.registry.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08optional\x18\x04 \x01(\x08\"\x97\x01\n\tSignature\x12.\n\x06inputs\x18\x01 \x03(\x0b\x32\x1e.aimesh.registry.v1.TensorSpec\x12/\n\x07outputs\x18\x02 \x03(\x0b\x32\x1e.aimesh.registry.v1.TensorSpec\x12\x11\n\tdecoupled\x18\x03 \x01(\x08\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\r\"\xb8\x01\n\x0cRequirements\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x04\x12\x18\n\x10gpu_memory_bytes\x18\x02 \x01(\x04\x12\x45\n\x0bnode_labels\x18\x03 \x03(\x0b\x32\x30.aimesh.registry.v1.Requirements.NodeLabelsEntry\x1a\x31\n\x0fNodeLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\tModelFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\"\xa8\x03\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12,\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x1d.aimesh.registry.v1.ModelFile\x12\x30\n\tsignature\x18\x05 \x01(\x0b\x32\x1d.aimesh.registry.v1.Signature\x12\x36\n\x0crequirements\x18\x06 \x01(\x0b\x32 .aimesh.registry.v1.Requirements\x12\x44\n\nparameters\x18\x07 \x03(\x0b\x32\x30.aimesh.registry.v1.ModelVersion.ParametersEntry\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tself_test\x18\n \x01(\t\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x0b\x10\x1f\"I\n\x14\x43reateVersionRequest\x12\x31\n\x07version\x18\x01 \x01(\x0b\x32 .aimesh.registry.v1.ModelVersion\"J\n\x15\x43reateVersionResponse\x12\x31\n\x07version\x18\x01 \x01(\x0b\x32 .aimesh.registry.v1.ModelVersion\"2\n\x11GetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"G\n\x12GetVersionResponse\x12\x31\n\x07version\x18\x01 \x01(\x0b\x32 .aimesh.registry.v1.ModelVersion\"J\n\x13ListVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x14ListVersionsResponse\x12\x32\n\x08versions\x18\x01 \x03(\x0b\x32 .aimesh.registry.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x14\x44\x65leteVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteVersionResponse*\xc8\x02\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x02\x12\x14\n\x10\x44\x41TA_TYPE_UINT16\x10\x03\x12\x14\n\x10\x44\x41TA_TYPE_UINT32\x10\x04\x12\x14\n\x10\x44\x41TA_TYPE_UINT64\x10\x05\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x07\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x08\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\t\x12\x12\n\x0e\x44\x41TA_TYPE_FP16\x10\n\x12\x12\n\x0e\x44\x41TA_TYPE_FP32\x10\x0b\x12\x12\n\x0e\x44\x41TA_TYPE_FP64\x10\x0c\x12\x13\n\x0f\x44\x41TA_TYPE_BYTES\x10\r\x12\x12\n\x0e\x44\x41TA_TYPE_BF16\x10\x0e\x32\xb9\x03\n\x0fRegistryService\x12k\n\rCreateVersion\x12(.aimesh.registry.v1.CreateVersionRequest\x1a).aimesh.registry.v1.CreateVersionResponse\"\x05\x8a\xc9\x18\x01\x03\x12\x62\n\nGetVersion\x12%.aimesh.registry.v1.GetVersionRequest\x1a&.aimesh.registry.v1.GetVersionResponse\"\x05\x8a\xc9\x18\x01\x01\x12h\n\x0cListVersions\x12\'.aimesh.registry.v1.ListVersionsRequest\x1a(.aimesh.registry.v1.ListVersionsResponse\"\x05\x8a\xc9\x18\x01\x01\x12k\n\rDeleteVersion\x12(.aimesh.registry.v1.DeleteVersionRequest\x1a).aimesh.registry.v1.DeleteVersionResponse\"\x05\x8a\xc9\x18\x01\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,38 +37,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUIREMENTS_NODELABELSENTRY']._serialized_options = b'8\001'
   _globals['_MODELVERSION_PARAMETERSENTRY']._loaded_options = None
   _globals['_MODELVERSION_PARAMETERSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1559
-  _globals['_DATATYPE']._serialized_end=1887
-  _globals['_TENSORSPEC']._serialized_start=90
-  _globals['_TENSORSPEC']._serialized_end=198
-  _globals['_SIGNATURE']._serialized_start=201
-  _globals['_SIGNATURE']._serialized_end=352
-  _globals['_REQUIREMENTS']._serialized_start=355
-  _globals['_REQUIREMENTS']._serialized_end=539
-  _globals['_REQUIREMENTS_NODELABELSENTRY']._serialized_start=490
-  _globals['_REQUIREMENTS_NODELABELSENTRY']._serialized_end=539
-  _globals['_MODELFILE']._serialized_start=541
-  _globals['_MODELFILE']._serialized_end=596
-  _globals['_MODELVERSION']._serialized_start=599
-  _globals['_MODELVERSION']._serialized_end=1023
-  _globals['_MODELVERSION_PARAMETERSENTRY']._serialized_start=968
-  _globals['_MODELVERSION_PARAMETERSENTRY']._serialized_end=1017
-  _globals['_CREATEVERSIONREQUEST']._serialized_start=1025
-  _globals['_CREATEVERSIONREQUEST']._serialized_end=1098
-  _globals['_CREATEVERSIONRESPONSE']._serialized_start=1100
-  _globals['_CREATEVERSIONRESPONSE']._serialized_end=1174
-  _globals['_GETVERSIONREQUEST']._serialized_start=1176
-  _globals['_GETVERSIONREQUEST']._serialized_end=1226
-  _globals['_GETVERSIONRESPONSE']._serialized_start=1228
-  _globals['_GETVERSIONRESPONSE']._serialized_end=1299
-  _globals['_LISTVERSIONSREQUEST']._serialized_start=1301
-  _globals['_LISTVERSIONSREQUEST']._serialized_end=1375
-  _globals['_LISTVERSIONSRESPONSE']._serialized_start=1377
-  _globals['_LISTVERSIONSRESPONSE']._serialized_end=1476
-  _globals['_DELETEVERSIONREQUEST']._serialized_start=1478
-  _globals['_DELETEVERSIONREQUEST']._serialized_end=1531
-  _globals['_DELETEVERSIONRESPONSE']._serialized_start=1533
-  _globals['_DELETEVERSIONRESPONSE']._serialized_end=1556
-  _globals['_REGISTRYSERVICE']._serialized_start=1890
-  _globals['_REGISTRYSERVICE']._serialized_end=2303
+  _globals['_REGISTRYSERVICE'].methods_by_name['CreateVersion']._loaded_options = None
+  _globals['_REGISTRYSERVICE'].methods_by_name['CreateVersion']._serialized_options = b'\212\311\030\001\003'
+  _globals['_REGISTRYSERVICE'].methods_by_name['GetVersion']._loaded_options = None
+  _globals['_REGISTRYSERVICE'].methods_by_name['GetVersion']._serialized_options = b'\212\311\030\001\001'
+  _globals['_REGISTRYSERVICE'].methods_by_name['ListVersions']._loaded_options = None
+  _globals['_REGISTRYSERVICE'].methods_by_name['ListVersions']._serialized_options = b'\212\311\030\001\001'
+  _globals['_REGISTRYSERVICE'].methods_by_name['DeleteVersion']._loaded_options = None
+  _globals['_REGISTRYSERVICE'].methods_by_name['DeleteVersion']._serialized_options = b'\212\311\030\001\003'
+  _globals['_DATATYPE']._serialized_start=1591
+  _globals['_DATATYPE']._serialized_end=1919
+  _globals['_TENSORSPEC']._serialized_start=122
+  _globals['_TENSORSPEC']._serialized_end=230
+  _globals['_SIGNATURE']._serialized_start=233
+  _globals['_SIGNATURE']._serialized_end=384
+  _globals['_REQUIREMENTS']._serialized_start=387
+  _globals['_REQUIREMENTS']._serialized_end=571
+  _globals['_REQUIREMENTS_NODELABELSENTRY']._serialized_start=522
+  _globals['_REQUIREMENTS_NODELABELSENTRY']._serialized_end=571
+  _globals['_MODELFILE']._serialized_start=573
+  _globals['_MODELFILE']._serialized_end=628
+  _globals['_MODELVERSION']._serialized_start=631
+  _globals['_MODELVERSION']._serialized_end=1055
+  _globals['_MODELVERSION_PARAMETERSENTRY']._serialized_start=1000
+  _globals['_MODELVERSION_PARAMETERSENTRY']._serialized_end=1049
+  _globals['_CREATEVERSIONREQUEST']._serialized_start=1057
+  _globals['_CREATEVERSIONREQUEST']._serialized_end=1130
+  _globals['_CREATEVERSIONRESPONSE']._serialized_start=1132
+  _globals['_CREATEVERSIONRESPONSE']._serialized_end=1206
+  _globals['_GETVERSIONREQUEST']._serialized_start=1208
+  _globals['_GETVERSIONREQUEST']._serialized_end=1258
+  _globals['_GETVERSIONRESPONSE']._serialized_start=1260
+  _globals['_GETVERSIONRESPONSE']._serialized_end=1331
+  _globals['_LISTVERSIONSREQUEST']._serialized_start=1333
+  _globals['_LISTVERSIONSREQUEST']._serialized_end=1407
+  _globals['_LISTVERSIONSRESPONSE']._serialized_start=1409
+  _globals['_LISTVERSIONSRESPONSE']._serialized_end=1508
+  _globals['_DELETEVERSIONREQUEST']._serialized_start=1510
+  _globals['_DELETEVERSIONREQUEST']._serialized_end=1563
+  _globals['_DELETEVERSIONRESPONSE']._serialized_start=1565
+  _globals['_DELETEVERSIONRESPONSE']._serialized_end=1588
+  _globals['_REGISTRYSERVICE']._serialized_start=1922
+  _globals['_REGISTRYSERVICE']._serialized_end=2363
 # @@protoc_insertion_point(module_scope)

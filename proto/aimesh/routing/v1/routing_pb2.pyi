@@ -100,6 +100,16 @@ class RoutePolicy(_message.Message):
 
     TIMEOUT_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
+    BALANCER_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    STICKY_FIELD_NUMBER: _builtins.int
+    HEDGE_FIELD_NUMBER: _builtins.int
+    TRY_TIMEOUT_FIELD_NUMBER: _builtins.int
+    OUTLIER_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    MIRROR_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
+    SCHEDULING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Bound on a whole unary or streamed call, retries included; unset or 0 for none but the client's own deadline."""
@@ -108,15 +118,65 @@ class RoutePolicy(_message.Message):
     def retry(self) -> Global___RetryPolicy:
         """When a call is tried again; unset for the default (twice, when the replica could not be reached or is going away)."""
 
+    @_builtins.property
+    def balancer(self) -> Global___Balancer:
+        """How a replica is chosen; unset for round robin with equal weights."""
+
+    @_builtins.property
+    def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Match]:
+        """Which requests go to which version, by header; the first that matches decides, before weights do."""
+
+    @_builtins.property
+    def sticky(self) -> Global___Sticky:
+        """Keeps each caller on one version of the split; unset for a new draw each request."""
+
+    @_builtins.property
+    def hedge(self) -> Global___Hedge:
+        """Sends a second copy when the first is slow; unset for none."""
+
+    @_builtins.property
+    def try_timeout(self) -> _duration_pb2.Duration:
+        """Bound on one try; unset or 0 for none but the timeout."""
+
+    @_builtins.property
+    def outlier(self) -> Global___OutlierEjection:
+        """Leaves out replicas that fail while others answer; unset for none."""
+
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """Most work at once; unset for no limit but Triton's own queue."""
+
+    @_builtins.property
+    def mirror(self) -> Global___Mirror:
+        """Copies a share of the requests to another deployment, whose answers are dropped; unset for none."""
+
+    @_builtins.property
+    def fallbacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Deployments that take the requests, in this order, when no replica of this one can."""
+
+    @_builtins.property
+    def scheduling(self) -> Global___Scheduling:
+        """How Triton queues this deployment's requests; unset for its default (first come, first served, no bound)."""
+
     def __init__(
         self,
         *,
         timeout: _duration_pb2.Duration | None = ...,
         retry: Global___RetryPolicy | None = ...,
+        balancer: Global___Balancer | None = ...,
+        matches: _abc.Iterable[Global___Match] | None = ...,
+        sticky: Global___Sticky | None = ...,
+        hedge: Global___Hedge | None = ...,
+        try_timeout: _duration_pb2.Duration | None = ...,
+        outlier: Global___OutlierEjection | None = ...,
+        limits: Global___Limits | None = ...,
+        mirror: Global___Mirror | None = ...,
+        fallbacks: _abc.Iterable[_builtins.str] | None = ...,
+        scheduling: Global___Scheduling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balancer", b"balancer", "hedge", b"hedge", "limits", b"limits", "mirror", b"mirror", "outlier", b"outlier", "retry", b"retry", "scheduling", b"scheduling", "sticky", b"sticky", "timeout", b"timeout", "try_timeout", b"try_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancer", b"balancer", "fallbacks", b"fallbacks", "hedge", b"hedge", "limits", b"limits", "matches", b"matches", "mirror", b"mirror", "outlier", b"outlier", "retry", b"retry", "scheduling", b"scheduling", "sticky", b"sticky", "timeout", b"timeout", "try_timeout", b"try_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -129,20 +189,354 @@ class RetryPolicy(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_RETRIES_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
+    BUDGET_PERCENT_FIELD_NUMBER: _builtins.int
+    BACK_OFF_FIELD_NUMBER: _builtins.int
     max_retries: _builtins.int
     """Tries beyond the first; 0 turns retries off; at most 5."""
+    budget_percent: _builtins.int
+    """Retries and hedges in flight may be at most this share of the requests in flight, in percent; 0 for 20."""
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of gRPC status codes that are tried again, of CANCELLED, DEADLINE_EXCEEDED, INTERNAL, RESOURCE_EXHAUSTED and
+        UNAVAILABLE; empty for UNAVAILABLE.
+        """
+
+    @_builtins.property
+    def back_off(self) -> _duration_pb2.Duration:
+        """Wait before the first retry, doubled each time up to ten times that, with jitter; unset for 25 ms."""
+
     def __init__(
         self,
         *,
         max_retries: _builtins.int = ...,
+        codes: _abc.Iterable[_builtins.str] | None = ...,
+        budget_percent: _builtins.int = ...,
+        back_off: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["back_off", b"back_off"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_retries", b"max_retries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back_off", b"back_off", "budget_percent", b"budget_percent", "codes", b"codes", "max_retries", b"max_retries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
+
+@_typing.final
+class Balancer(_message.Message):
+    """How a replica is chosen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_CAPACITY_FIELD_NUMBER: _builtins.int
+    LEAST_REQUEST_FIELD_NUMBER: _builtins.int
+    RING_HASH_FIELD_NUMBER: _builtins.int
+    LATENCY_ADAPTIVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def by_capacity(self) -> Global___ByCapacity:
+        """Shares in proportion to what the nodes have."""
+
+    @_builtins.property
+    def least_request(self) -> Global___LeastRequest:
+        """The less busy of two replicas drawn at random."""
+
+    @_builtins.property
+    def ring_hash(self) -> Global___RingHash:
+        """The same replica for the same value: prefix and session affinity."""
+
+    @_builtins.property
+    def latency_adaptive(self) -> Global___LatencyAdaptive:
+        """Shares that follow measured latency."""
+
+    def __init__(
+        self,
+        *,
+        by_capacity: Global___ByCapacity | None = ...,
+        least_request: Global___LeastRequest | None = ...,
+        ring_hash: Global___RingHash | None = ...,
+        latency_adaptive: Global___LatencyAdaptive | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["by_capacity", b"by_capacity", "kind", b"kind", "latency_adaptive", b"latency_adaptive", "least_request", b"least_request", "ring_hash", b"ring_hash"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_capacity", b"by_capacity", "kind", b"kind", "latency_adaptive", b"latency_adaptive", "least_request", b"least_request", "ring_hash", b"ring_hash"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["by_capacity", "least_request", "ring_hash", "latency_adaptive"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Balancer: _TypeAlias = Balancer  # noqa: Y015
+
+@_typing.final
+class ByCapacity(_message.Message):
+    """Shares in proportion to GPU memory where every node of the deployment has GPUs, else to CPU cores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ByCapacity: _TypeAlias = ByCapacity  # noqa: Y015
+
+@_typing.final
+class LeastRequest(_message.Message):
+    """The replica with fewer requests in flight, of two drawn at random."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeastRequest: _TypeAlias = LeastRequest  # noqa: Y015
+
+@_typing.final
+class RingHash(_message.Message):
+    """The same replica for the same value, as long as it is there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    header: _builtins.str
+    """Request header whose value is hashed; a request without it goes anywhere."""
+    def __init__(
+        self,
+        *,
+        header: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RingHash: _TypeAlias = RingHash  # noqa: Y015
+
+@_typing.final
+class LatencyAdaptive(_message.Message):
+    """The leader moves shares slowly towards nodes that answer sooner, from Triton's own statistics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAST_PERCENT_FIELD_NUMBER: _builtins.int
+    least_percent: _builtins.int
+    """No node gets less than this share of an equal share, in percent; 0 for 25; at most 100."""
+    def __init__(
+        self,
+        *,
+        least_percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["least_percent", b"least_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyAdaptive: _TypeAlias = LatencyAdaptive  # noqa: Y015
+
+@_typing.final
+class Match(_message.Message):
+    """Sends requests with a header to a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    header: _builtins.str
+    """Header's name, lower case."""
+    value: _builtins.str
+    """Its exact value."""
+    version: _builtins.str
+    """A version among the targets; one of weight 0 is reached by matches alone."""
+    def __init__(
+        self,
+        *,
+        header: _builtins.str = ...,
+        value: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "value", b"value", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Match: _TypeAlias = Match  # noqa: Y015
+
+@_typing.final
+class Sticky(_message.Message):
+    """A caller stays with the version that its header's value falls on, for as long as the weights are the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    header: _builtins.str
+    """Header that names the caller; a request without it is drawn anew."""
+    def __init__(
+        self,
+        *,
+        header: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sticky: _TypeAlias = Sticky  # noqa: Y015
+
+@_typing.final
+class Hedge(_message.Message):
+    """A second copy of a request that is slow; the first answer wins, the other is cancelled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELAY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """How long the first copy has; at least 1 ms. For deterministic models only: both may run."""
+
+    def __init__(
+        self,
+        *,
+        delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hedge: _TypeAlias = Hedge  # noqa: Y015
+
+@_typing.final
+class OutlierEjection(_message.Message):
+    """Leaves a replica out for a while after errors in a row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSECUTIVE_ERRORS_FIELD_NUMBER: _builtins.int
+    BASE_EJECTION_FIELD_NUMBER: _builtins.int
+    MAX_EJECTED_PERCENT_FIELD_NUMBER: _builtins.int
+    consecutive_errors: _builtins.int
+    """Errors in a row; 0 for 5."""
+    max_ejected_percent: _builtins.int
+    """At most this share of the replicas at once, in percent; 0 for 50."""
+    @_builtins.property
+    def base_ejection(self) -> _duration_pb2.Duration:
+        """How long it is left out the first time, longer each time; unset for 10 s."""
+
+    def __init__(
+        self,
+        *,
+        consecutive_errors: _builtins.int = ...,
+        base_ejection: _duration_pb2.Duration | None = ...,
+        max_ejected_percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_ejection", b"base_ejection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_ejection", b"base_ejection", "consecutive_errors", b"consecutive_errors", "max_ejected_percent", b"max_ejected_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutlierEjection: _TypeAlias = OutlierEjection  # noqa: Y015
+
+@_typing.final
+class Limits(_message.Message):
+    """Bounds that each client or gateway holds for itself; beyond them a call ends with RESOURCE_EXHAUSTED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_REQUESTS_FIELD_NUMBER: _builtins.int
+    max_requests: _builtins.int
+    """Requests in flight to one version, as counted by one client or gateway; 0 for no limit."""
+    def __init__(
+        self,
+        *,
+        max_requests: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_requests", b"max_requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class Mirror(_message.Message):
+    """Copies requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    deployment: _builtins.str
+    """The deployment that gets the copies."""
+    percent: _builtins.float
+    """Share in percent, more than 0 to 100."""
+    def __init__(
+        self,
+        *,
+        deployment: _builtins.str = ...,
+        percent: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "percent", b"percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mirror: _TypeAlias = Mirror  # noqa: Y015
+
+@_typing.final
+class Scheduling(_message.Message):
+    """How Triton queues requests of a model. Needs a model with batching (max_batch_size > 0)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_LEVELS_FIELD_NUMBER: _builtins.int
+    DEFAULT_PRIORITY_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_SIZE_FIELD_NUMBER: _builtins.int
+    QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    priority_levels: _builtins.int
+    """Priorities 1 (first) to this; 0 for no priorities. A request says its own with the parameter "priority"."""
+    default_priority: _builtins.int
+    """Priority of a request that says none; 0 for the lowest."""
+    max_queue_size: _builtins.int
+    """Requests that may wait at each priority; beyond it a request ends with UNAVAILABLE at once; 0 for no limit."""
+    @_builtins.property
+    def queue_timeout(self) -> _duration_pb2.Duration:
+        """How long a request may wait before it is dropped unrun; a request may ask for less with the parameter "timeout" (in
+        microseconds); unset for no limit.
+        """
+
+    def __init__(
+        self,
+        *,
+        priority_levels: _builtins.int = ...,
+        default_priority: _builtins.int = ...,
+        max_queue_size: _builtins.int = ...,
+        queue_timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_timeout", b"queue_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_priority", b"default_priority", "max_queue_size", b"max_queue_size", "priority_levels", b"priority_levels", "queue_timeout", b"queue_timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Scheduling: _TypeAlias = Scheduling  # noqa: Y015
 
 @_typing.final
 class TargetStatus(_message.Message):
