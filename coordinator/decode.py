@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -10,12 +11,13 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from aimesh.cluster.v1 import cluster_pb2
+from aimesh.identity.v1 import identity_pb2
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator import keys
 from coordinator.etcd import KeyValue
-from coordinator.state import State, VersionKey
+from coordinator.state import FailureKey, State, VersionKey
 from meshkit.errors import DataLossError
 
 Parsed = TypeVar("Parsed", bound=Message)
@@ -31,6 +33,8 @@ def advance(state: State, revision: int, changes: Iterable[KeyValue]) -> State:
         area, _, rest = change.key.removeprefix(keys.ROOT).partition("/")
         if area == "election":
             touched["leader"] = change.value.decode() if change.value is not None else ""
+        elif area == "auth":
+            touched["key_file"] = change.value.decode() if change.value is not None else ""
         elif area in _AREAS:
             for attribute, read in _AREAS[area].items():
                 value = _read(change, read) if change.value is not None else None
@@ -49,7 +53,9 @@ def _read(change: KeyValue, read: Callable[[KeyValue], object]) -> object:
         ) from None
 
 
-def _set(state: State, touched: dict[str, Any], attribute: str, key: str | VersionKey, value: object | None) -> None:
+def _set(
+    state: State, touched: dict[str, Any], attribute: str, key: str | VersionKey | FailureKey, value: object | None
+) -> None:
     mapping = touched.setdefault(attribute, dict(getattr(state, attribute)))
     if value is None:
         mapping.pop(key, None)
@@ -57,11 +63,15 @@ def _set(state: State, touched: dict[str, Any], attribute: str, key: str | Versi
         mapping[key] = value
 
 
-def _id(area: str, rest: str) -> str | VersionKey:
-    if area != "models":
-        return rest
-    name, _, version = rest.partition("/")
-    return name, version
+def _id(area: str, rest: str) -> str | VersionKey | FailureKey:
+    if area == "failures":
+        node, _, rest = rest.partition("/")
+        name, _, version = rest.partition("/")
+        return node, name, version
+    if area == "models":
+        name, _, version = rest.partition("/")
+        return name, version
+    return rest
 
 
 def _message(kind: type[Parsed]) -> Callable[[KeyValue], Parsed]:
@@ -71,17 +81,28 @@ def _message(kind: type[Parsed]) -> Callable[[KeyValue], Parsed]:
     return read
 
 
+@functools.lru_cache(maxsize=64)
+def _node(value: bytes) -> membership_pb2.Node:
+    """A node is written twice at once, under its lease and for good: it is read once."""
+    return keys.parse(value, membership_pb2.Node())
+
+
 def _assigned(change: KeyValue) -> frozenset[VersionKey]:
     parsed = _message(membership_pb2.Assignments)(change)
     return frozenset((model.name, model.version) for model in parsed.models)
 
 
 _AREAS: dict[str, dict[str, Callable[[KeyValue], object]]] = {
-    "nodes": {"nodes": _message(membership_pb2.Node)},
-    "members": {"members": _message(membership_pb2.Node)},
+    "nodes": {"nodes": lambda change: _node(change.value or b"")},
+    "members": {"members": lambda change: _node(change.value or b"")},
     "models": {"versions": _message(registry_pb2.ModelVersion)},
     "deployments": {"deployments": _message(routing_pb2.Deployment)},
+    "weights": {"weights": _message(routing_pb2.NodeWeights)},
     "assignments": {"assignments": _assigned, "assignment_revisions": lambda change: change.mod_revision},
+    "drains": {"drains": lambda change: change.mod_revision},
+    "failures": {"failures": _message(membership_pb2.LoadFailure)},
+    "keys": {"api_keys": _message(identity_pb2.ApiKey)},
+    "tokens": {"join_tokens": _message(identity_pb2.JoinToken)},
     "coordinators": {"coordinators": _message(cluster_pb2.Coordinator)},
 }
 assert {name for reads in _AREAS.values() for name in reads} <= {item.name for item in fields(State)}

@@ -18,6 +18,7 @@ from coordinator.mirror import Mirror
 from coordinator.settings import CoordinatorSettings
 from meshkit.backoff import Backoff
 from meshkit.errors import ConflictError, SupersededError, UnavailableError
+from meshkit.failpoints import failpoint
 
 log = structlog.get_logger()
 
@@ -64,7 +65,11 @@ class Election:
             await self._etcd.revoke(lease)
 
     async def _register(self) -> None:
-        """Writes this coordinator's key under a new lease. Raises ConflictError when another process has its id."""
+        """Writes this coordinator's key under a new lease. Raises ConflictError when another process has its id.
+
+        A lease that this coordinator had before is ended first, its leader's key with it: who listens on the address
+        now is the only one who can be it, and nobody should wait for that lease to lapse.
+        """
         own = keys.coordinator(self._settings.id)
         me = cluster_pb2.Coordinator(id=self._settings.id, address=self._settings.address, pid=os.getpid())
         _, (held,) = await self._etcd.get(own)
@@ -74,6 +79,8 @@ class Election:
                 raise ConflictError(
                     f"coordinator id {me.id!r} is held by {holder.address}", hint="give this one another coordinator.id"
                 )
+            await self._etcd.revoke(held.lease)
+            _, (held,) = await self._etcd.get(own)
         self._lease = await self._etcd.grant(self._settings.leader_ttl_s)
         if await self._etcd.txn([Unchanged(own, held.mod_revision)], [Put(own, keys.encode(me), self._lease)]) is None:
             raise UnavailableError(f"coordinator {me.id} registered twice at the same moment")
@@ -95,6 +102,7 @@ class Election:
         if term is None:
             term = await self._held_term()
         if term:
+            failpoint("election.won")
             log.info("election.won", term=term)
         return term
 

@@ -7,19 +7,25 @@ conflict.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+import structlog
 from pyetcd import etcdrpc
 
 from coordinator.settings import EtcdSettings
 from meshkit.channel import aio_channel
 from meshkit.errors import AimeshError, UnavailableError
 
+log = structlog.get_logger()
+
 Answer = TypeVar("Answer")
+PROGRESS_S = 1.0
+"""How often a watch asks etcd whether there was nothing new, or just no word."""
 _ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -80,7 +86,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class Batch:
-    """Changes of one or more whole revisions, in order; the last is `revision`."""
+    """Changes of one or more whole revisions, in order; the last is `revision`. Empty when there was nothing new."""
 
     revision: int
     changes: Sequence[KeyValue]
@@ -91,12 +97,9 @@ class Etcd:
 
     def __init__(self, settings: EtcdSettings) -> None:
         self._settings = settings
-        credentials = _credentials(settings)
-        # etcd ends connections that ping without a call in flight.
-        quiet: list[tuple[str, int | str]] = [("grpc.keepalive_permit_without_calls", 0)]
-        self._channels = [
-            aio_channel(endpoint, credentials=credentials, options=quiet) for endpoint in settings.endpoints
-        ]
+        self._files = _files(settings)
+        self._channels = _open(settings, self._files)
+        self._retired: list[grpc.aio.Channel] = []
         self._current = 0
         self._token = ""
 
@@ -110,7 +113,7 @@ class Etcd:
 
     async def close(self) -> None:
         """Ends all connections."""
-        for channel in self._channels:
+        for channel in (*self._channels, *self._retired):
             await channel.close(None)
 
     async def list(self, prefix: str) -> tuple[int, Sequence[KeyValue]]:
@@ -118,6 +121,24 @@ class Etcd:
         request = etcdrpc.RangeRequest(key=prefix.encode(), range_end=_end(prefix))
         answer = await self._call(lambda channel, options: etcdrpc.KVStub(channel).Range(request, **options))
         return answer.header.revision, [_key_value(kv) for kv in answer.kvs]
+
+    async def oldest(self, prefix: str, most: int) -> Sequence[KeyValue]:
+        """At most so many keys below a prefix, those created first at the front."""
+        request = etcdrpc.RangeRequest(
+            key=prefix.encode(),
+            range_end=_end(prefix),
+            limit=most,
+            sort_order=etcdrpc.RangeRequest.ASCEND,
+            sort_target=etcdrpc.RangeRequest.CREATE,
+        )
+        answer = await self._call(lambda channel, options: etcdrpc.KVStub(channel).Range(request, **options))
+        return [_key_value(kv) for kv in answer.kvs]
+
+    async def count(self, prefix: str) -> int:
+        """How many keys there are below a prefix."""
+        request = etcdrpc.RangeRequest(key=prefix.encode(), range_end=_end(prefix), count_only=True)
+        answer = await self._call(lambda channel, options: etcdrpc.KVStub(channel).Range(request, **options))
+        return int(answer.count)
 
     async def get(self, *keys: str) -> tuple[int, Sequence[KeyValue]]:
         """The keys at one revision, in order; mod_revision 0 and value None where there is none."""
@@ -162,18 +183,20 @@ class Etcd:
         return await self._call(renew) if leases else set()
 
     async def watch(self, prefix: str, after: int) -> AsyncGenerator[Batch, None]:
-        """Changes below a prefix after a revision, for ever. An empty batch first says that the watch stands.
+        """Changes below a prefix after a revision, for ever.
 
-        Raises CompactedError when the revision is gone, UnavailableError when the stream breaks.
+        An empty batch first says that the watch stands; then at least one comes every PROGRESS_S seconds, empty when
+        there was no change. Raises CompactedError when the revision is gone, UnavailableError when the stream breaks or
+        etcd says nothing for the settings' timeout_s seconds.
         """
         create = etcdrpc.WatchCreateRequest(key=prefix.encode(), range_end=_end(prefix), start_revision=after + 1)
         current = self._current
         stub = etcdrpc.WatchStub(self._channels[current])
         # A member that is cut off from its quorum must end the watch: it would stay silent for ever.
         call = stub.Watch(metadata=(*self._metadata(), ("hasleader", "true")))
+        asking = asyncio.create_task(_ask_progress(call, etcdrpc.WatchRequest(create_request=create)))
         try:
-            await call.write(etcdrpc.WatchRequest(create_request=create))
-            async for answer in call:
+            while isinstance(answer := await self._next(call), etcdrpc.WatchResponse):
                 if answer.compact_revision:
                     raise CompactedError(f"revision {after} was compacted; the oldest is {answer.compact_revision}")
                 if answer.canceled:
@@ -185,9 +208,22 @@ class Etcd:
         except grpc.aio.AioRpcError as error:
             self._rotate(current)
             raise _translate(error) from None
+        except TimeoutError:
+            self._rotate(current)
+            silence = f"etcd at {self._settings.endpoints[current]} said nothing for {self._silence_s():g} s"
+            raise UnavailableError(silence) from None
         finally:
             call.cancel()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
         raise UnavailableError("etcd ended the watch")
+
+    async def _next(self, call: Any) -> Any:
+        async with asyncio.timeout(self._silence_s()):
+            return await call.read()
+
+    def _silence_s(self) -> float:
+        return max(self._settings.timeout_s, 2 * PROGRESS_S)
 
     async def _call(self, make: Callable[[grpc.aio.Channel, dict[str, Any]], Awaitable[Answer]]) -> Answer:
         """One call with a deadline, at the current endpoint, then at each other one; logs in again when told to."""
@@ -220,16 +256,43 @@ class Etcd:
         return (("token", self._token),) if self._token else ()
 
     def _rotate(self, failed: int) -> None:
-        """Goes on to the next endpoint, unless another call has done so already."""
+        """Goes on to the next endpoint, unless another call has done so already; with new certificates if there are."""
         if failed == self._current:
             self._current = (self._current + 1) % len(self._channels)
+        try:
+            files = _files(self._settings)
+        except OSError as error:
+            log.warning("etcd.tls_not_renewed", reason=str(error))
+            return
+        if files != self._files:
+            log.info("etcd.tls_renewed")
+            self._files = files
+            self._retired += self._channels  # calls on them go on until they end
+            self._channels = _open(self._settings, files)
 
 
-def _credentials(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
-    if not (settings.ca or settings.cert):
-        return None
-    read = [path.read_bytes() if path else None for path in (settings.ca, settings.key, settings.cert)]
-    return grpc.ssl_channel_credentials(*read)
+async def _ask_progress(call: Any, create: Any) -> None:
+    """Opens the watch and then asks for its progress, until the call ends; the reader hears why it did."""
+    try:
+        await call.write(create)
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            await call.write(etcdrpc.WatchRequest(progress_request=etcdrpc.WatchProgressRequest()))
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return
+
+
+def _files(settings: EtcdSettings) -> tuple[bytes | None, ...]:
+    """(ca, key, cert) as they are now. Raises OSError."""
+    return tuple(path.read_bytes() if path else None for path in (settings.ca, settings.key, settings.cert))
+
+
+def _open(settings: EtcdSettings, files: tuple[bytes | None, ...]) -> list[grpc.aio.Channel]:
+    """A channel to each endpoint."""
+    credentials = grpc.ssl_channel_credentials(*files) if any(files) else None
+    # etcd ends connections that ping without a call in flight.
+    quiet: list[tuple[str, int | str]] = [("grpc.keepalive_permit_without_calls", 0)]
+    return [aio_channel(endpoint, credentials=credentials, options=quiet) for endpoint in settings.endpoints]
 
 
 def _end(prefix: str) -> bytes:

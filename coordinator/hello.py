@@ -13,11 +13,7 @@ _NODE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 def check_hello(hello: membership_pb2.Hello) -> None:
     """Raises InvalidInputError naming the field that is missing or malformed."""
-    if not _NODE_ID.fullmatch(hello.node_id):
-        raise InvalidInputError(
-            f"node_id {hello.node_id!r} is not allowed",
-            hint="use up to 63 lower-case letters, digits and '-', starting with a letter or digit",
-        )
+    check_node_id(hello.node_id)
     for field in ("instance_id", "address"):
         if not getattr(hello, field):
             raise InvalidInputError(f"node {hello.node_id}: hello.{field} is empty")
@@ -30,6 +26,15 @@ def check_hello(hello: membership_pb2.Hello) -> None:
         ) from None
     if not hello.capacity.memory_bytes:
         raise InvalidInputError(f"node {hello.node_id}: hello.capacity.memory_bytes is 0")
+
+
+def check_node_id(node_id: str) -> None:
+    """Raises InvalidInputError when no node may be called so."""
+    if not _NODE_ID.fullmatch(node_id):
+        raise InvalidInputError(
+            f"node_id {node_id!r} is not allowed",
+            hint="use up to 63 lower-case letters, digits and '-', starting with a letter or digit",
+        )
 
 
 def node_of(hello: membership_pb2.Hello, epoch: int, coordinator_id: str) -> membership_pb2.Node:

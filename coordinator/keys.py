@@ -10,6 +10,12 @@ from google.protobuf.message import Message
 Parsed = TypeVar("Parsed", bound=Message)
 ROOT = "/aimesh/v1/"
 LEADER = f"{ROOT}election/leader"
+KEY_FILE = f"{ROOT}auth/key_file"
+"""Fingerprint of the key with which the coordinators sign API keys."""
+AUDIT = "/aimesh/audit/v1/"
+"""Audit events on their way to the log. Beside ROOT, so that they are no part of the mirrored state."""
+AUDIT_HEADS = "/aimesh/audit-heads/v1/"
+"""What each audit store held last."""
 
 
 def node(node_id: str) -> str:
@@ -18,8 +24,18 @@ def node(node_id: str) -> str:
 
 
 def member(node_id: str) -> str:
-    """The node as it joined, until it leaves: what is left to see of it when it is dead."""
+    """The same without a lease, until it leaves or is forgotten: what is known of it when it has vanished."""
     return f"{ROOT}members/{node_id}"
+
+
+def drain(node_id: str) -> str:
+    """There while an operator drains the node."""
+    return f"{ROOT}drains/{node_id}"
+
+
+def failure(node_id: str, name: str, version: str) -> str:
+    """There while a version is not tried again on a node."""
+    return f"{ROOT}failures/{node_id}/{name}/{version}"
 
 
 def version(name: str, version: str) -> str:
@@ -32,6 +48,11 @@ def deployment(name: str) -> str:
     return f"{ROOT}deployments/{name}"
 
 
+def weights(name: str) -> str:
+    """How much each node gets of a deployment's requests, as the leader has measured."""
+    return f"{ROOT}weights/{name}"
+
+
 def assignment(node_id: str) -> str:
     """What a node is to run."""
     return f"{ROOT}assignments/{node_id}"
@@ -40,6 +61,31 @@ def assignment(node_id: str) -> str:
 def coordinator(coordinator_id: str) -> str:
     """A coordinator while its lease lives."""
     return f"{ROOT}coordinators/{coordinator_id}"
+
+
+def api_key(key_id: str) -> str:
+    """An API key, until it is revoked or ends."""
+    return f"{ROOT}keys/{key_id}"
+
+
+def api_key_name(name: str) -> str:
+    """Holds the id of the API key that has the name."""
+    return f"{ROOT}key_names/{name}"
+
+
+def join_token(token_id: str) -> str:
+    """A join token, until it is used, revoked or ends."""
+    return f"{ROOT}tokens/{token_id}"
+
+
+def audit_event(event_id: str) -> str:
+    """An audit event that the log may not hold yet."""
+    return f"{AUDIT}{event_id}"
+
+
+def audit_head(store: str) -> str:
+    """The newest event that an audit store was seen to hold."""
+    return f"{AUDIT_HEADS}{store}"
 
 
 def encode(message: Message) -> bytes:

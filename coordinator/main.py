@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine
 
@@ -16,12 +17,23 @@ from aimesh.registry.v1 import registry_pb2_grpc
 from aimesh.routing.v1 import routing_pb2_grpc
 from coordinator.api.artifacts import ArtifactsService
 from coordinator.api.cluster import ClusterService
+from coordinator.api.nodes import NodeOrders
 from coordinator.api.registry import RegistryService
 from coordinator.api.routing import RoutingService
+from coordinator.blob_exchange import BlobExchange
 from coordinator.controller import PlacementController
 from coordinator.election import Election
 from coordinator.etcd import Etcd
+from coordinator.evacuation import Evacuation
+from coordinator.gate import Gate
+from coordinator.health import tell_health
+from coordinator.identity import wiring
+from coordinator.judge import Judge
+from coordinator.loads import Loads
 from coordinator.mirror import Mirror
+from coordinator.peers import Peers
+from coordinator.probe import TritonProbe
+from coordinator.prober import Prober
 from coordinator.sessions import Sessions
 from coordinator.settings import CoordinatorSettings
 from coordinator.xds.compile import compile_snapshot
@@ -33,6 +45,7 @@ from meshkit.errors import DataLossError, UnavailableError
 from meshkit.sdnotify import sd_notify, watchdog_interval_s
 from meshkit.server import MeshServer
 from meshkit.shutdown import Shutdown
+from meshkit.tls import server_credentials
 
 log = structlog.get_logger()
 
@@ -42,8 +55,11 @@ SERVICES = (
     "aimesh.routing.v1.RoutingService",
     "aimesh.artifacts.v1.ArtifactsService",
     "aimesh.cluster.v1.ClusterService",
+    *wiring.SERVICES,
     ADS,
 )
+READERS = ("aimesh.cluster.v1.ClusterService", ADS)
+"""Services that go on when etcd is lost, with what was known last."""
 
 
 PUBLISH_PACE_S = 0.05
@@ -57,28 +73,33 @@ async def run(settings: CoordinatorSettings) -> None:
 async def serve(settings: CoordinatorSettings, shutdown: Shutdown) -> None:
     """Serves until told to go; the life of a coordinator from top to bottom."""
     coordinator = Coordinator(settings)
-    # 1. Nothing works without etcd: wait for it, saying so.
-    version = await coordinator.wait_for_etcd(shutdown)
-    if version is None:
-        return
-    # 2. Take the port before anybody is told of it.
-    await coordinator.server.start()
-    log.info("coordinator.serving", address=settings.address, etcd=version)
-    # 3. Work until told to stop, or until a part fails.
+    try:
+        # 1. Listen at once: who asks is told what this coordinator waits for.
+        await coordinator.server.start(serving=False)
+        await coordinator.identities.start()
+        # 2. Nothing works without etcd: wait for it, saying so.
+        if (version := await coordinator.wait_for_etcd(shutdown)) is not None:
+            log.info("coordinator.serving", address=settings.address, etcd=version)
+            await _work(coordinator, shutdown)
+    finally:
+        await coordinator.close()
+    log.info("coordinator.stopped")
+
+
+async def _work(coordinator: Coordinator, shutdown: Shutdown) -> None:
+    """Works until told to stop, or until a part fails."""
     async with asyncio.TaskGroup() as tasks:
         loops = {name: tasks.create_task(loop, name=name) for name, loop in coordinator.loops().items()}
         sd_notify("READY=1")
         await shutdown.requested.wait()
-        # 4. Take no more decisions, let another lead at once, send agents and clients elsewhere.
+        # 3. Take no more decisions, let another lead at once, send agents and clients elsewhere.
         sd_notify("STOPPING=1")
-        for name in ("placement", "election"):
+        for name in ("placement", "judge", "prober", "election", "health"):
             loops[name].cancel()
         await coordinator.leave()
-        # 5. Nothing is left to serve.
+        # 4. Nothing is left to serve.
         for loop in loops.values():
             loop.cancel()
-    await coordinator.etcd.close()
-    log.info("coordinator.stopped")
 
 
 class Coordinator:
@@ -87,26 +108,39 @@ class Coordinator:
     def __init__(self, settings: CoordinatorSettings) -> None:
         self.settings = settings
         self.etcd = Etcd(settings.etcd)
-        self.mirror = Mirror(self.etcd)
+        self.mirror = Mirror(self.etcd, settings.brake_share)
         self.election = Election(self.etcd, self.mirror, settings)
-        self.sessions = Sessions(self.etcd, self.mirror, settings)
-        self.controller = PlacementController(self.etcd, self.mirror, self.election, settings, time.monotonic)
+        self.identities = wiring.Identities(settings, self.etcd, self.mirror, self.election)
+        ask = TritonProbe(settings.tls)
+        self.sessions = Sessions(self.etcd, self.mirror, settings, ask=ask)
+        self.prober = Prober(self.etcd, self.mirror, self.sessions, settings.id, lambda: bool(self.election.term), ask)
+        self.controller = PlacementController(self.etcd, self.mirror, self.election)
+        self.judge = Judge(self.etcd, self.mirror, self.election, settings, time.monotonic)
+        self.peers = Peers(self.mirror, settings.id, settings.tls)
+        self.loads = Loads(self.sessions, self.peers)
         self.xds = XdsServer()
         self.server = MeshServer(
-            f"{settings.host}:{settings.port}", SERVICES, described=("inference.GRPCInferenceService",)
+            f"{settings.host}:{settings.port}",
+            SERVICES,
+            described=("inference.GRPCInferenceService",),
+            credentials=server_credentials(settings.tls),
+            interceptors=[self.identities.interceptor, Gate(self.mirror)],
         )
         self._serve()
 
     async def wait_for_etcd(self, shutdown: Shutdown) -> str | None:
         """Tries until etcd answers and its state is read. etcd's version; None when told to stop before."""
-        backoff = Backoff(first_s=0.2, most_s=2.0)
+        backoff = Backoff(first_s=0.2, most_s=1.0)
         while not shutdown.requested.is_set():
             try:
                 version = await self.etcd.connect()
                 await self.mirror.load()
             except (UnavailableError, DataLossError) as error:
+                self.mirror.freeze(str(error))
                 log.warning("etcd.not_ready", endpoints=self.settings.etcd.endpoints, reason=str(error))
-                await asyncio.sleep(backoff.next_delay())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(backoff.next_delay()):
+                        await shutdown.requested.wait()
             else:
                 return version
         return None
@@ -118,13 +152,19 @@ class Coordinator:
             "election": self.election.run(),
             "sessions": self.sessions.run(),
             "placement": self.controller.run(),
+            "judge": self.judge.run(),
+            "prober": self.prober.run(),
+            "health": tell_health(self.mirror, SERVICES, READERS, self.server.set_health),
             "xds": self._publish(),
             "blobs": self.artifacts.forget_unused(self.mirror),
+            "copies": self.exchange.run(),
+            "evacuation": Evacuation(self.mirror, self.sessions, self.peers).run(),
+            **self.identities.loops(),
             "watchdog": _watchdog(),
         }
 
     async def leave(self) -> None:
-        """Gives up leadership, ends the sessions, gives calls in flight their time, stops the server."""
+        """Gives up leadership, and ends the sessions and the clients' streams, which go to other coordinators."""
         await self.server.set_serving(False)
         self.sessions.end_all()
         try:
@@ -132,26 +172,39 @@ class Coordinator:
         except UnavailableError as error:
             log.warning("election.not_resigned", reason=error.message)
         self.xds.close()
+
+    async def close(self) -> None:
+        """Stops the servers, with a moment for calls in flight, and ends all connections."""
         await self.server.stop(self.settings.drain_s)
+        await self.identities.stop(self.settings.drain_s)
+        await self.peers.close()
+        await self.etcd.close()
 
     async def _publish(self) -> None:
         async for state in self.mirror.changes():
-            self.xds.publish(compile_snapshot(state))
+            self.xds.publish(compile_snapshot(state, secure=self.settings.tls.on))
             await asyncio.sleep(PUBLISH_PACE_S)  # a burst of changes becomes one snapshot
 
     def _serve(self) -> None:
         blobs = BlobStore(self.settings.data_dir)
-        self.artifacts = ArtifactsService(blobs)
-        registry = RegistryService(self.etcd, self.mirror, blobs)
-        routing = RoutingService(self.etcd, self.mirror, self.controller.absent)
+        self.exchange = BlobExchange(blobs, self.mirror, self.peers, self.settings.id)
+        self.artifacts = ArtifactsService(blobs, self.exchange)
+        registry = RegistryService(self.etcd, self.mirror, blobs, self.exchange, self.identities.outbox)
+        routing = RoutingService(self.etcd, self.mirror, self.identities.outbox)
         cluster = ClusterService(
-            self.mirror, self.sessions, self.settings.etcd.endpoints, self.xds.clients, self.controller.absent
+            self.mirror,
+            self.sessions,
+            self.loads,
+            NodeOrders(self.etcd, self.mirror, self.identities.outbox),
+            self.settings.etcd.endpoints,
+            self.xds.clients,
         )
         membership_pb2_grpc.add_MembershipServiceServicer_to_server(self.sessions, self.server.grpc)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, self.server.grpc)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, self.server.grpc)
         artifacts_pb2_grpc.add_ArtifactsServiceServicer_to_server(self.artifacts, self.server.grpc)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster, self.server.grpc)
+        self.identities.add_to(self.server.grpc)
         self.xds.add_to(self.server.grpc)
 
 

@@ -3,21 +3,21 @@
 First fit in a stable order: replicas that are placed and still fit stay where they are; a new one goes to a ready node
 that holds none of the same name, first to those that hold its blobs, then to the one with the most memory left. A
 version that is no longer a target stays until its successors answer, so that a change of version never leaves a name
-unserved while there is room for both.
+unserved while there is room for both. In the same way replicas on their way out (of a node that is drained, or whose
+agent is dead while its Triton still answers) are not counted, and stay until others answer in their place.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2
+from coordinator.roster import Roster, limit
 from coordinator.state import State, VersionKey, serving_nodes
-
-GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -30,39 +30,26 @@ class Placement:
     """By version: one entry for each node that could not take a missing replica."""
 
 
-@dataclass
-class _Node:
-    """A node while it is being filled: what is left of it."""
-
-    node: membership_pb2.Node
-    memory_left: int
-    gpus_left: list[int]
-    versions: dict[VersionKey, int | None] = field(default_factory=dict)
-    """What it runs, and on which GPU (index in gpus_left), if on any."""
-
-    def serves(self, name: str) -> bool:
-        return any(held == name for held, _ in self.versions)
-
-
 @functools.lru_cache(maxsize=4)
-def place(state: State, absent: tuple[str, ...] = ()) -> Placement:
+def place(state: State) -> Placement:
     """Assigns the replicas of every deployment.
 
-    `absent` are ids of members that have no live lease but may be back in a moment: what they have stays theirs (a new
-    leader gives everyone one lease's time before it moves anything). The last few answers are kept: a state never
-    changes, and the controller and every status ask for the same.
+    Nodes that are silent keep what they have until the leader judges them dead. The last few answers are kept: a state
+    never changes, and the controller and every status ask for the same.
     """
-    nodes = {node.id: _empty(node) for node in _present(state, absent)}
+    roster = Roster(state)
     for _, deployment in sorted(state.deployments.items()):
-        _keep(state, nodes, deployment)
+        _keep(roster, deployment)
     rejections: dict[VersionKey, tuple[routing_pb2.Rejection, ...]] = {}
     for name, deployment in sorted(state.deployments.items()):
         for target in deployment.targets:
-            rejected = _fill(state, nodes, (name, target.version), target.replicas)
+            rejected = _fill(roster, (name, target.version), target.replicas)
             if rejected:
                 rejections[(name, target.version)] = tuple(rejected)
-        _retire(state, nodes, deployment)
-    return Placement({key: frozenset(node.versions) for key, node in nodes.items() if node.versions}, rejections)
+            _release(roster, (name, target.version), target.replicas)
+        _retire(roster, deployment)
+    assignments = {key: frozenset(slot.versions) for key, slot in roster.slots.items() if slot.versions}
+    return Placement(assignments, rejections)
 
 
 def target_status(
@@ -86,148 +73,101 @@ def target_status(
     )
 
 
-def _present(state: State, absent: Collection[str]) -> Iterable[membership_pb2.Node]:
-    yield from (node for _, node in sorted(state.nodes.items()))
-    yield from (state.members[key] for key in sorted(absent) if key in state.members and key not in state.nodes)
-
-
-def _empty(node: membership_pb2.Node) -> _Node:
-    return _Node(node, node.capacity.memory_bytes, [gpu.memory_bytes for gpu in node.capacity.gpus])
-
-
-def _keep(state: State, nodes: Mapping[str, _Node], deployment: routing_pb2.Deployment) -> None:
+def _keep(roster: Roster, deployment: routing_pb2.Deployment) -> None:
     """Gives each node what it has of a name, when that still fits: targets and retiring versions alike.
 
-    Of more replicas than wanted, those that answer stay.
+    Of more replicas than wanted, those that answer stay; those on their way out are not counted.
     """
-    name = deployment.name
     wanted = {target.version: target.replicas for target in deployment.targets}
     kept = dict.fromkeys(wanted, 0)
-    for node in sorted(nodes.values(), key=lambda node: (not _serves_any(state, node, name), node.node.id)):
-        held = next((key for key in state.assignments.get(node.node.id, ()) if key[0] == name), None)
-        if held is None or held not in state.versions or _limit(state.versions[held], node) is not None:
+    for slot, held in roster.assigned(deployment.name):
+        version = roster.state.versions.get(held)
+        if version is None or limit(version, slot) is not None:
             continue
         if held[1] in kept:
-            if kept[held[1]] == wanted[held[1]] or _unfit(node):
+            counted = not slot.gives_up(held)
+            if slot.unfit or (counted and kept[held[1]] == wanted[held[1]]):
                 continue
-            kept[held[1]] += 1
-        _take(state.versions[held], node, held)
+            kept[held[1]] += counted
+        roster.take(slot, held)
 
 
-def _fill(state: State, nodes: Mapping[str, _Node], key: VersionKey, replicas: int) -> list[routing_pb2.Rejection]:
+def _fill(roster: Roster, key: VersionKey, replicas: int) -> list[routing_pb2.Rejection]:
     """Adds the replicas that are missing. The reasons of all nodes that took none, when some stay missing."""
-    version = state.versions.get(key)
+    version = roster.state.versions.get(key)
     if version is None:
         return []
-    missing = replicas - sum(key in node.versions for node in nodes.values())
+    missing = replicas - len(roster.settled(key))
+    missing -= _spread(roster, version, missing)
+    missing -= _replace_in_place(roster, key, missing)
     if missing <= 0:
         return []
-    blobs = {file.digest for file in version.files}
-    for node in sorted(nodes.values(), key=lambda node: _preference(node, blobs)):
-        if missing <= 0:
-            break
-        if _limit(version, node, name=key[0]) is None:
-            _take(version, node, key)
-            missing -= 1
-    missing -= _replace_in_place(state, nodes, key, missing)
-    if missing <= 0:
-        return []
-    return [
-        routing_pb2.Rejection(node=node.node.id, limit=limit[0], message=limit[1])
-        for node in nodes.values()
-        if (limit := _limit(version, node, name=key[0])) is not None
+    rejections = [
+        routing_pb2.Rejection(node=slot.id, limit=found[0], message=found[1])
+        for slot in roster.slots.values()
+        if (found := limit(version, slot, new=True)) is not None
     ]
+    # Nowhere else to go: better a node on which it failed before than none.
+    _spread(roster, version, missing - len(roster.outgoing(key)), again=True)
+    return rejections
 
 
-def _replace_in_place(state: State, nodes: Mapping[str, _Node], key: VersionKey, missing: int) -> int:
+def _spread(roster: Roster, version: registry_pb2.ModelVersion, most: int, *, again: bool = False) -> int:
+    """Gives a version to at most so many nodes that can take it, the best first. To how many it did."""
+    blobs, given = {file.digest for file in version.files}, 0
+    for slot in sorted(roster.slots.values(), key=lambda slot: slot.preference(blobs)) if most > 0 else ():
+        if given < most and limit(version, slot, new=True, again=again) is None:
+            roster.take(slot, (version.name, version.version))
+            given += 1
+    return given
+
+
+def _replace_in_place(roster: Roster, key: VersionKey, missing: int) -> int:
     """With no free node left, hands nodes of retiring versions over to their successor. How many it handed over.
 
     Nodes whose old version does not answer go at once; those that answer go one at a time, the next when all that went
     before answer again.
     """
-    name, handed = key[0], 0
-    targets = {target.version for target in state.deployments[name].targets}
-    waiting = any(key in node.versions and not _serves(state, node, key) for node in nodes.values())
-    for node in nodes.values():
-        old = next((held for held in node.versions if held[0] == name and held[1] not in targets), None)
-        if handed == missing or old is None or _unfit(node) or (waiting and _serves(state, node, old)):
+    name, handed, versions = key[0], 0, roster.state.versions
+    targets = {target.version for target in roster.state.deployments[name].targets}
+    waiting = any(not roster.serves(slot, key) for slot in roster.settled(key))
+    for slot in roster.of(name):
+        old = next((held for held in slot.versions if held[0] == name and held[1] not in targets), None)
+        if handed == missing or old is None or slot.unfit or (waiting and roster.serves(slot, old)):
             continue
-        _give_back(state.versions[old], node, old)
-        fits = _limit(state.versions[key], node, name=name) is None
-        _take(state.versions[key if fits else old], node, key if fits else old)
+        roster.give_back(slot, old)
+        fits = limit(versions[key], slot, new=True) is None
+        roster.take(slot, key if fits else old)
         handed += fits
         waiting = waiting or fits
     return handed
 
 
-def _retire(state: State, nodes: Mapping[str, _Node], deployment: routing_pb2.Deployment) -> None:
+def _release(roster: Roster, key: VersionKey, replicas: int) -> None:
+    """Takes replicas on their way out away as others take their place.
+
+    Those that answer stay while fewer than wanted answer without them; those that do not, while some have no place.
+    """
+    settled = roster.settled(key)
+    needed, homeless = replicas - roster.serving(settled, key), replicas - len(settled)
+    # The drained stay before the dead, which nobody looks after.
+    for slot in sorted(roster.outgoing(key), key=lambda slot: (slot.id not in roster.state.nodes, slot.id)):
+        answers = roster.serves(slot, key)
+        if (needed if answers else homeless) > 0:
+            needed -= answers
+            homeless -= 1
+        else:
+            roster.give_back(slot, key)
+
+
+def _retire(roster: Roster, deployment: routing_pb2.Deployment) -> None:
     """Takes retiring versions away once all replicas that every target could be given answer, at least one of each."""
     name = deployment.name
     for target in deployment.targets:
-        placed = sum((name, target.version) in node.versions for node in nodes.values())
-        if len(serving_nodes(state, name, target.version)) < max(1, placed):
+        settled = roster.settled((name, target.version))
+        if roster.serving(settled, (name, target.version)) < max(1, len(settled)):
             return
     targets = {target.version for target in deployment.targets}
-    for node in nodes.values():
-        for held in [key for key in node.versions if key[0] == name and key[1] not in targets]:
-            _give_back(state.versions[held], node, held)
-
-
-def _limit(version: registry_pb2.ModelVersion, node: _Node, name: str = "") -> tuple[str, str] | None:
-    """The first limit that keeps the version off the node, with its numbers; None when it fits.
-
-    With a name, the node must also be ready for something new of that name.
-    """
-    need = version.requirements
-    if name and node.node.state != membership_pb2.NODE_STATE_READY:
-        return "state", f"node is {membership_pb2.NodeState.Name(node.node.state).removeprefix('NODE_STATE_')}"
-    if name and node.serves(name):
-        held = next(held for held, _ in node.versions if held == name)
-        return "occupied", f"node runs a replica of {held} already"
-    for label, value in sorted(need.node_labels.items()):
-        if node.node.labels.get(label) != value:
-            return "label", f"label {label} is {node.node.labels.get(label, '')!r}, not {value!r}"
-    if need.memory_bytes > node.memory_left:
-        return "memory", f"needs {need.memory_bytes / GIB:.2f} GiB of memory, {node.memory_left / GIB:.2f} GiB are free"
-    if need.gpu_memory_bytes > max(node.gpus_left, default=0):
-        most = max(node.gpus_left, default=0)
-        return "gpu_memory", (
-            f"needs {need.gpu_memory_bytes / GIB:.2f} GiB on one GPU, "
-            + (f"the freest of {len(node.gpus_left)} has {most / GIB:.2f} GiB" if node.gpus_left else "there is no GPU")
-        )
-    return None
-
-
-def _take(version: registry_pb2.ModelVersion, node: _Node, key: VersionKey) -> None:
-    gpu = None
-    if version.requirements.gpu_memory_bytes:
-        gpu = max(range(len(node.gpus_left)), key=node.gpus_left.__getitem__)
-        node.gpus_left[gpu] -= version.requirements.gpu_memory_bytes
-    node.memory_left -= version.requirements.memory_bytes
-    node.versions[key] = gpu
-
-
-def _give_back(version: registry_pb2.ModelVersion, node: _Node, key: VersionKey) -> None:
-    gpu = node.versions.pop(key)
-    if gpu is not None:
-        node.gpus_left[gpu] += version.requirements.gpu_memory_bytes
-    node.memory_left += version.requirements.memory_bytes
-
-
-def _preference(node: _Node, blobs: Collection[str]) -> tuple[int, int, str]:
-    held = sum(digest in blobs for digest in node.node.report.blobs)
-    return -held, -node.memory_left, node.node.id
-
-
-def _serves(state: State, node: _Node, key: VersionKey) -> bool:
-    return any(serving.id == node.node.id for serving in serving_nodes(state, *key))
-
-
-def _serves_any(state: State, node: _Node, name: str) -> bool:
-    return any(key[0] == name and _serves(state, node, key) for key in state.assignments.get(node.node.id, ()))
-
-
-def _unfit(node: _Node) -> bool:
-    """A node that is leaving, or whose Triton dies again and again, keeps nothing: it is placed anew elsewhere."""
-    crashing = node.node.report.triton.state == membership_pb2.TRITON_STATE_CRASH_LOOP
-    return crashing or node.node.state == membership_pb2.NODE_STATE_DRAINING
+    for slot in roster.of(name):
+        for held in [key for key in slot.versions if key[0] == name and key[1] not in targets]:
+            roster.give_back(slot, held)

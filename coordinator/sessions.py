@@ -2,7 +2,8 @@
 
 The node's key is written at the join and whenever something in it changes, each time on the revision of the write
 before: a session that another one has replaced fails its next write and ends. Heartbeats only renew leases, all in one
-round; they and the progress of downloads stay in memory.
+round; they and the progress of downloads stay in memory. When an agent falls silent, its Triton is asked before the
+node is written SUSPECT, so that an agent that restarts costs its node no request.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import grpc
 import grpc.aio
@@ -19,59 +19,41 @@ import structlog
 
 from aimesh.membership.v1 import membership_pb2, membership_pb2_grpc
 from coordinator import keys
-from coordinator.etcd import Delete, Etcd, LeaseGoneError, Put, Unchanged
+from coordinator.etcd import Delete, Etcd, LeaseGoneError, Unchanged
 from coordinator.hello import check_hello, durable, node_of
 from coordinator.mirror import Mirror
+from coordinator.probe import Ask, Probe, TritonProbe
+from coordinator.session import Session, first_hello, node_puts, refuse_second_agent, state_of
 from coordinator.settings import CoordinatorSettings
-from coordinator.state import State
-from meshkit.errors import (
-    AimeshError,
-    ConflictError,
-    ExhaustedError,
-    InvalidInputError,
-    SupersededError,
-    UnavailableError,
-)
+from meshkit.auth import check_speaks_for_node
+from meshkit.errors import AimeshError, InvalidInputError, SupersededError, UnavailableError
+from meshkit.failpoints import failpoint
 
 log = structlog.get_logger()
 
 MISSED_HEARTBEATS = 3
 """So many intervals without a heartbeat make a node SUSPECT."""
-
-
-@dataclass
-class Session:
-    """One agent's stream. Only its own task and the sessions' loops touch it."""
-
-    node: membership_pb2.Node
-    lease: int
-    mod_revision: int
-    """Of the node's key, as this session wrote it last."""
-    last_seen: float
-    report: membership_pb2.ModelReport
-    """As the agent sent it last, progress included."""
-    load: membership_pb2.Load | None = None
-    outgoing: asyncio.Queue[membership_pb2.CoordinatorMessage | None] = field(
-        default_factory=lambda: asyncio.Queue(maxsize=16)
-    )
-    sent_assignments: int = -1
-    """etcd revision of the assignment sent last; -1 before the first."""
-    leaving: bool = False
-    ended: AimeshError | None = None
-    """Why the coordinator ends the session; None while it does not."""
-    writes: asyncio.Lock = field(default_factory=asyncio.Lock)
+_JOIN_TRIES = 3
+"""Other writes of the node's keys at the same moment that a join lives through."""
 
 
 class Sessions(membership_pb2_grpc.MembershipServiceServicer):
     """Serves MembershipService and keeps what its agents say in etcd."""
 
     def __init__(
-        self, etcd: Etcd, mirror: Mirror, settings: CoordinatorSettings, clock: Callable[[], float] = time.monotonic
+        self,
+        etcd: Etcd,
+        mirror: Mirror,
+        settings: CoordinatorSettings,
+        clock: Callable[[], float] = time.monotonic,
+        ask: Ask | None = None,
     ) -> None:
+        """`ask` probes a node's Triton."""
         self._etcd = etcd
         self._mirror = mirror
         self._settings = settings
         self._clock = clock
+        self._ask = ask or TritonProbe(settings.tls)
         self._sessions: dict[str, Session] = {}
         self._closing = False
 
@@ -85,7 +67,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
         context: grpc.aio.ServicerContext[membership_pb2.AgentMessage, membership_pb2.CoordinatorMessage],
     ) -> AsyncIterator[membership_pb2.CoordinatorMessage]:
         """One agent's session; see membership.proto."""
-        hello = await _first(request_iterator)
+        hello = await first_hello(request_iterator)
         session = await self._open(hello)
         reading = asyncio.create_task(self._read(session, request_iterator), name=f"session {hello.node_id}")
         try:
@@ -104,41 +86,84 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
         """Renews leases, notices silence, and hands out assignments, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._renew_leases())
+            tasks.create_task(self._notice_silence())
             tasks.create_task(self._hand_out())
 
     def end_all(self) -> None:
         """Ends every session so that its agent joins elsewhere; nodes stay in etcd until their leases lapse."""
         self._closing = True
         for session in self._sessions.values():
-            _end(session)
+            session.end()
+
+    def send_away(self, reason: str) -> None:
+        """Ends the sessions there are, so that their agents join elsewhere."""
+        for session in self._sessions.values():
+            session.end(UnavailableError(reason, hint="join another"))
+
+    async def write(
+        self,
+        session: Session,
+        report: membership_pb2.ModelReport | None = None,
+        probe: Probe = membership_pb2.PROBE_UNSPECIFIED,
+    ) -> None:
+        """Writes the node, with the report that it has unless there is a new one, if it differs from the last write.
+
+        With a probe's result it is SUSPECT. Raises SupersededError when another session wrote, or the lease lapsed.
+        """
+        async with session.writes:
+            report = report if report is not None else session.node.report
+            node = membership_pb2.Node()
+            node.CopyFrom(session.node)
+            node.report.CopyFrom(report)
+            node.state = membership_pb2.NODE_STATE_SUSPECT if probe else state_of(session, report)
+            node.probe = probe
+            if node == session.node:
+                return
+            guard = Unchanged(keys.node(node.id), session.mod_revision)
+            with contextlib.suppress(LeaseGoneError):
+                if (revision := await self._etcd.txn([guard], node_puts(node, session.lease))) is not None:
+                    session.node, session.mod_revision = node, revision
+                    return
+            raise SupersededError(f"node {node.id}: its session at epoch {node.epoch} was replaced or has lapsed")
 
     async def _open(self, hello: membership_pb2.Hello) -> Session:
+        """Joins the node. Raises InvalidInputError, ConflictError or UnavailableError, as membership.proto says."""
+        check_hello(hello)
+        check_speaks_for_node(hello.node_id)
+        self._refuse_when_blind()
+        for _ in range(_JOIN_TRIES):
+            if (session := await self._try_join(hello)) is not None:
+                break
+        else:
+            raise UnavailableError(f"node {hello.node_id} joined twice at the same moment", hint="join again")
+        if older := self._sessions.get(hello.node_id):
+            older.end(SupersededError(f"node {hello.node_id} has joined again"))
+        self._sessions[hello.node_id] = session
+        log.info("node.joined", node=session.node.id, epoch=session.node.epoch, address=session.node.address)
+        return session
+
+    async def _try_join(self, hello: membership_pb2.Hello) -> Session | None:
         """Writes the node under a new lease, in a transaction on what was read; the read's revision is the epoch.
 
-        The write raises the revision, and the next join must have read this one's write: so epochs only rise.
+        The write raises the revision, and the next join must have read this one's write: so epochs only rise. None
+        when somebody else wrote in between.
         """
-        check_hello(hello)
-        self._refuse_when_blind()
         node_key, member_key = keys.node(hello.node_id), keys.member(hello.node_id)
         epoch, (held, known) = await self._etcd.get(node_key, member_key)
         if held.value is not None:
-            _refuse_second_agent(hello, held.value)
+            refuse_second_agent(hello, held.value)
         node = node_of(hello, epoch, self._settings.id)
         lease = await self._etcd.grant(self._settings.node_ttl_s)
+        failpoint("session.lease_granted")
         revision = await self._etcd.txn(
-            [Unchanged(node_key, held.mod_revision), Unchanged(member_key, known.mod_revision)],
-            [Put(node_key, keys.encode(node), lease), Put(member_key, keys.encode(_as_member(node)))],
+            [Unchanged(node_key, held.mod_revision), Unchanged(member_key, known.mod_revision)], node_puts(node, lease)
         )
         if revision is None:
             await self._etcd.revoke(lease)
-            raise UnavailableError(f"node {hello.node_id} joined twice at the same moment", hint="join again")
+            return None
+        failpoint("session.node_written")
         await self._mirror.reached(revision)
-        session = Session(node, lease, revision, self._clock(), hello.report)
-        if older := self._sessions.get(hello.node_id):
-            _end(older, SupersededError(f"node {hello.node_id} has joined again"))
-        self._sessions[hello.node_id] = session
-        log.info("node.joined", node=node.id, epoch=epoch, address=node.address)
-        return session
+        return Session(node, lease, revision, self._clock(), hello.report)
 
     def _refuse_when_blind(self) -> None:
         if self._closing:
@@ -154,7 +179,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             ),
         )
         welcome.heartbeat_interval.FromMilliseconds(round(self._settings.heartbeat_interval_s * 1000))
-        self._assign(session, self._mirror.state)
+        session.assign(self._mirror.state)
         return membership_pb2.CoordinatorMessage(welcome=welcome)
 
     async def _read(self, session: Session, messages: AsyncIterator[membership_pb2.AgentMessage]) -> None:
@@ -164,54 +189,28 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
                 session.last_seen = self._clock()
                 await self._take(session, message)
         except AimeshError as error:
-            _end(session, error)
+            session.end(error)
         finally:
-            _end(session)
+            session.end()
 
     async def _take(self, session: Session, message: membership_pb2.AgentMessage) -> None:
         kind = message.WhichOneof("body")
         if kind == "heartbeat":
             session.load = message.heartbeat.load
-            if session.node.state == membership_pb2.NODE_STATE_SUSPECT:
-                await self._write(session)
+            if session.suspect:
+                await self.write(session)
         elif kind == "report":
             session.report = message.report
-            await self._write(session, durable(message.report))
+            await self.write(session, durable(message.report))
         elif kind == "leaving":
             session.leaving = True
             log.info("node.leaving", node=session.node.id, reason=message.leaving.reason)
-            await self._write(session)
+            await self.write(session)
         elif kind == "hello":
             raise InvalidInputError("hello may be sent only once")
 
-    async def _write(
-        self,
-        session: Session,
-        report: membership_pb2.ModelReport | None = None,
-        state: membership_pb2.NodeState.ValueType | None = None,
-    ) -> None:
-        """Writes the node, with the report that it has unless there is a new one, if it differs from the last write.
-
-        Raises SupersededError when another session did or the lease has lapsed.
-        """
-        async with session.writes:
-            report = report if report is not None else session.node.report
-            node = membership_pb2.Node()
-            node.CopyFrom(session.node)
-            node.report.CopyFrom(report)
-            node.state = state if state is not None else _state_of(session, report)
-            if node == session.node:
-                return
-            key = keys.node(node.id)
-            guard, change = Unchanged(key, session.mod_revision), Put(key, keys.encode(node), session.lease)
-            with contextlib.suppress(LeaseGoneError):
-                if (revision := await self._etcd.txn([guard], [change])) is not None:
-                    session.node, session.mod_revision = node, revision
-                    return
-            raise SupersededError(f"node {node.id}: its session at epoch {node.epoch} was replaced or has lapsed")
-
     async def _close(self, session: Session) -> None:
-        """A node that left is gone, one that broke off is SUSPECT until its lease lapses."""
+        """A node that left is gone; one that broke off is SUSPECT, and what its Triton says decides on its routes."""
         node_id = session.node.id
         if self._sessions.get(node_id) is session:
             del self._sessions[node_id]
@@ -221,97 +220,77 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             if session.leaving:
                 guard = [Unchanged(keys.node(node_id), session.mod_revision)]
                 await self._etcd.txn(guard, [Delete(keys.node(node_id)), Delete(keys.member(node_id))])
+                failpoint("session.left_deleted")
                 await self._etcd.revoke(session.lease)
                 log.info("node.left", node=node_id)
             else:
-                await self._write(session, state=membership_pb2.NODE_STATE_SUSPECT)
-                log.warning("node.suspect", node=node_id, reason="its stream broke")
+                await self._suspect(session, "its stream broke")
 
-    async def _renew_leases(self) -> None:
-        interval = min(self._settings.heartbeat_interval_s, self._settings.node_ttl_s / 4)
+    async def _suspect(self, session: Session, reason: str) -> None:
+        probe = await self._ask(session.node)
+        log.warning("node.suspect", node=session.node.id, reason=reason, probe=membership_pb2.Probe.Name(probe))
+        await self.write(session, probe=probe)
+
+    async def _notice_silence(self) -> None:
+        """Suspects the agents whose heartbeats stopped; the first time and not again: the prober goes on from there."""
+        interval, looked = self._settings.heartbeat_interval_s, self._clock()
         while True:
             await asyncio.sleep(interval)
+            before, looked = looked, self._clock()
+            if looked - before > 2 * interval:
+                continue  # this process itself stood still: the heartbeats may lie unread
+            quiet = looked - MISSED_HEARTBEATS * interval
+            silent = [s for s in self._sessions.values() if s.last_seen < quiet and not s.suspect]
+            async with asyncio.TaskGroup() as tasks:
+                for session in silent:
+                    tasks.create_task(self._suspect_silent(session))
+
+    async def _suspect_silent(self, session: Session) -> None:
+        try:
+            await self._suspect(session, "its heartbeats stopped")
+        except SupersededError as error:
+            session.end(error)
+        except UnavailableError as error:
+            log.warning("node.not_written", node=session.node.id, reason=error.message)
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(min(self._settings.heartbeat_interval_s, self._settings.node_ttl_s / 4))
             quiet = self._clock() - MISSED_HEARTBEATS * self._settings.heartbeat_interval_s
             live = [session for session in self._sessions.values() if session.last_seen >= quiet]
-            await self._suspect(session for session in list(self._sessions.values()) if session.last_seen < quiet)
             try:
                 lapsed = await self._etcd.keep_alive([session.lease for session in live])
+                for session in live:
+                    if session.lease in lapsed:
+                        await self._revive(session)
             except UnavailableError as error:
                 log.warning("leases.not_renewed", reason=error.message)
-                continue
-            for session in live:
-                if session.lease in lapsed:
-                    _end(session, SupersededError(f"node {session.node.id}: its lease has lapsed"))
 
-    async def _suspect(self, silent: Iterable[Session]) -> None:
-        for session in silent:
-            if session.node.state == membership_pb2.NODE_STATE_SUSPECT:
-                continue
-            log.warning("node.suspect", node=session.node.id, reason="its heartbeats stopped")
-            try:
-                await self._write(session, state=membership_pb2.NODE_STATE_SUSPECT)
-            except SupersededError as error:
-                _end(session, error)
-            except UnavailableError as error:
-                log.warning("node.not_written", node=session.node.id, reason=error.message)
+    async def _revive(self, session: Session) -> None:
+        """Gives a live session whose lease lapsed (etcd was away, or this process stood still) a new one.
+
+        Ends the session when another one of the node was there since.
+        """
+        node_key, member_key = keys.node(session.node.id), keys.member(session.node.id)
+        async with session.writes:
+            _, (held, known) = await self._etcd.get(node_key, member_key)
+            member = keys.parse(known.value or b"{}", membership_pb2.Node())
+            if held.value is None and member.epoch == session.node.epoch:
+                lease = await self._etcd.grant(self._settings.node_ttl_s)
+                guards = [Unchanged(node_key, 0), Unchanged(member_key, known.mod_revision)]
+                revision = await self._etcd.txn(guards, node_puts(session.node, lease))
+                if revision is not None:
+                    session.lease, session.mod_revision = lease, revision
+                    log.warning("node.lease_renewed", node=session.node.id, reason="its lease had lapsed")
+                    return
+                await self._etcd.revoke(lease)
+        session.end(SupersededError(f"node {session.node.id}: its lease has lapsed"))
 
     async def _hand_out(self) -> None:
+        before = None
         async for state in self._mirror.changes():
-            for session in list(self._sessions.values()):
-                self._assign(session, state)
-
-    def _assign(self, session: Session, state: State) -> None:
-        """Queues the node's assignments when they changed. A full queue ends the session: its agent no longer reads."""
-        revision = state.assignment_revisions.get(session.node.id, 0)
-        if revision == session.sent_assignments:
-            return
-        held = sorted(state.assignments.get(session.node.id, ()))
-        models = [state.versions[key] for key in held if key in state.versions]
-        session.sent_assignments = revision
-        assignments = membership_pb2.Assignments(revision=revision, models=models)
-        try:
-            session.outgoing.put_nowait(membership_pb2.CoordinatorMessage(assignments=assignments))
-        except asyncio.QueueFull:
-            _end(session, ExhaustedError(f"node {session.node.id} does not read its messages"))
-
-
-async def _first(messages: AsyncIterator[membership_pb2.AgentMessage]) -> membership_pb2.Hello:
-    async for message in messages:
-        if message.WhichOneof("body") == "hello":
-            return message.hello
-        break
-    raise InvalidInputError("the first message of Join must be hello")
-
-
-def _refuse_second_agent(hello: membership_pb2.Hello, held: bytes) -> None:
-    holder = keys.parse(held, membership_pb2.Node())
-    if holder.instance_id != hello.instance_id:
-        raise ConflictError(
-            f"node id {hello.node_id!r} is held by another agent (process {holder.pid} at {holder.address})",
-            hint="give this agent another node_id; if the other is dead, its lease lapses in a few seconds",
-            reason="NODE_ID_TAKEN",
-        )
-
-
-def _state_of(session: Session, report: membership_pb2.ModelReport) -> membership_pb2.NodeState.ValueType:
-    if session.leaving:
-        return membership_pb2.NODE_STATE_DRAINING
-    if report.triton.state == membership_pb2.TRITON_STATE_READY:
-        return membership_pb2.NODE_STATE_READY
-    return membership_pb2.NODE_STATE_JOINING
-
-
-def _as_member(node: membership_pb2.Node) -> membership_pb2.Node:
-    member = membership_pb2.Node()
-    member.CopyFrom(node)
-    member.state = membership_pb2.NODE_STATE_DEAD
-    member.ClearField("report")
-    return member
-
-
-def _end(session: Session, error: AimeshError | None = None) -> None:
-    """Ends the stream after what is queued, with the first error given; drops one message when the queue is full."""
-    session.ended = session.ended or error
-    if session.outgoing.full():
-        session.outgoing.get_nowait()
-    session.outgoing.put_nowait(None)
+            concerns = (state.assignments, state.deployments, state.versions)
+            if before is None or any(new is not old for new, old in zip(concerns, before, strict=True)):
+                before = concerns
+                for session in list(self._sessions.values()):
+                    session.assign(state)

@@ -11,6 +11,8 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from meshkit.tls import TlsSettings
+
 
 def _ip_and_port(text: str) -> str:
     """Routes carry no host names, so the gateway could not reach a coordinator by one."""
@@ -40,6 +42,42 @@ class EtcdSettings:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class AuthSettings:
+    """The [coordinator.auth] table. API keys are demanded where TLS is on; everywhere, one that is shown is checked."""
+
+    key_file: Path | None = field(
+        default=None,
+        metadata={
+            "doc": "PEM file of the key that signs API keys, the same on all coordinators (aimesh ca init); "
+            "<data_dir>/api-keys.pem, made on first use, when not set"
+        },
+    )
+    ca_key: Path | None = field(
+        default=None,
+        metadata={"doc": "PEM file of the authority's key; with it this coordinator gives and renews certificates"},
+    )
+    certificate_days: Annotated[int, Field(gt=0)] = field(
+        default=90, metadata={"doc": "how long the certificates that it gives are valid"}
+    )
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class AuditSettings:
+    """The [coordinator.audit] table."""
+
+    url: str = field(
+        default="",
+        metadata={
+            "doc": "SQLAlchemy URL of the audit log's database, the same on all coordinators; PostgreSQL where there "
+            "are several (better set by the environment when it has a password); <data_dir>/audit.sqlite when not set"
+        },
+    )
+    max_backlog: Annotated[int, Field(gt=0)] = field(
+        default=10_000, metadata={"doc": "changes are refused when so many events wait because the database is away"}
+    )
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class CoordinatorSettings:
     """The [coordinator] table."""
 
@@ -48,6 +86,10 @@ class CoordinatorSettings:
     host: str = field(default="127.0.0.1", metadata={"doc": "address to listen on"})
     port: Annotated[int, Field(ge=0, le=65535)] = field(
         default=8503, metadata={"doc": "the one gRPC port: API, agents and xDS"}
+    )
+    enroll_port: Annotated[int, Field(ge=0, le=65535)] = field(
+        default=0,
+        metadata={"doc": "port where machines with a join token get certificates (needs auth.ca_key); 0 for none"},
     )
     advertise: Annotated[str, AfterValidator(_ip_and_port)] = field(
         default="",
@@ -65,7 +107,23 @@ class CoordinatorSettings:
     drain_s: Annotated[float, Field(ge=0)] = field(
         default=5.0, metadata={"doc": "seconds that calls in flight are given at shutdown"}
     )
+    brake_share: Annotated[float, Field(gt=0, le=1)] = field(
+        default=0.5,
+        metadata={
+            "doc": "when more than this share of the nodes (and at least two) is silent at once, their routes stay and "
+            "nothing is moved; the same on all coordinators"
+        },
+    )
+    insecure: bool = field(
+        default=False,
+        metadata={"doc": "listen on other addresses than loopback without TLS; for trusted networks only"},
+    )
     etcd: EtcdSettings = field(default_factory=EtcdSettings, metadata={"doc": "how to reach etcd"})
+    tls: TlsSettings = field(
+        default_factory=TlsSettings, metadata={"doc": "certificates; without them links are plain text"}
+    )
+    auth: AuthSettings = field(default_factory=AuthSettings, metadata={"doc": "API keys, and giving certificates"})
+    audit: AuditSettings = field(default_factory=AuditSettings, metadata={"doc": "the log of who changed what"})
 
     @property
     def address(self) -> str:

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from aimesh.cluster.v1 import cluster_pb2
+from aimesh.identity.v1 import identity_pb2
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2
+from coordinator.brake import takes_requests, why_braked
 
 VersionKey = tuple[str, str]
 """(model name, semantic version)."""
+FailureKey = tuple[str, str, str]
+"""(node id, model name, semantic version)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,37 +30,82 @@ class State:
     nodes: Mapping[str, membership_pb2.Node] = field(default_factory=dict)
     """Nodes with a live lease, by id."""
     members: Mapping[str, membership_pb2.Node] = field(default_factory=dict)
-    """Every node that joined and did not leave, by id, as it was at its join; those not in `nodes` are dead."""
+    """Every node that joined and did not leave, by id, as it is or was last; DEAD once the leader judged so."""
     versions: Mapping[VersionKey, registry_pb2.ModelVersion] = field(default_factory=dict)
     """Recorded model versions."""
     deployments: Mapping[str, routing_pb2.Deployment] = field(default_factory=dict)
     """Deployments, by name."""
+    weights: Mapping[str, routing_pb2.NodeWeights] = field(default_factory=dict)
+    """What the leader has measured for deployments with the balancer latency_adaptive, by their name."""
     assignments: Mapping[str, frozenset[VersionKey]] = field(default_factory=dict)
     """What the leader has given each node to run, by node id. At most one version of a name a node."""
     assignment_revisions: Mapping[str, int] = field(default_factory=dict)
     """etcd revision of each node's last assignment, by node id."""
+    drains: Mapping[str, int] = field(default_factory=dict)
+    """Nodes that an operator drains, by id, with the revision at which that was said."""
+    failures: Mapping[FailureKey, membership_pb2.LoadFailure] = field(default_factory=dict)
+    """Versions whose load failed again and again on a node."""
     coordinators: Mapping[str, cluster_pb2.Coordinator] = field(default_factory=dict)
     """Coordinators with a live lease, by id. `leader` is not set here: see `leader`."""
+    api_keys: Mapping[str, identity_pb2.ApiKey] = field(default_factory=dict)
+    """API keys that were not revoked, by id. One that has ended may still be here for a moment: see `expires_at`."""
+    join_tokens: Mapping[str, identity_pb2.JoinToken] = field(default_factory=dict)
+    """Join tokens that were not used or revoked, by id."""
+    key_file: str = ""
+    """Fingerprint of the key with which the coordinators sign API keys; empty before the first."""
     leader: str = ""
     """Id of the coordinator that leads; empty while there is none."""
+    brake_share: float = 0.5
+    """Share of silent nodes beyond which the brake is on; of the settings, the same on every coordinator."""
+
+    @cached_property
+    def known(self) -> Mapping[str, membership_pb2.Node]:
+        """Every node by id, in order: as its session keeps it, or as it was last."""
+        return dict(sorted({**self.members, **self.nodes}.items()))
+
+    @cached_property
+    def braked(self) -> str:
+        """Why the mass-failure brake is on; empty while it is off."""
+        return why_braked(self.nodes, self.members, self.brake_share)
+
+    @cached_property
+    def answering(self) -> Mapping[str, membership_pb2.Node]:
+        """Nodes whose Triton takes requests, by id, in order; see coordinator.brake.takes_requests."""
+        braked = bool(self.braked)
+        return {
+            node_id: node
+            for node_id, node in self.known.items()
+            if takes_requests(node, leased=node_id in self.nodes, braked=braked)
+        }
 
     @cached_property
     def serving(self) -> Mapping[VersionKey, tuple[membership_pb2.Node, ...]]:
         """Nodes that answer requests for each version right now, by id.
 
-        A node answers when it is READY, reports the version READY, and was assigned it, or was assigned the one that is
-        about to replace it there (which Triton loads before it lets go of the old one).
+        A node answers when its Triton takes requests, its agent said the version is READY, and it was assigned it, or
+        was assigned the one that is about to replace it there (which Triton loads before it lets go of the old one).
         """
         found: dict[VersionKey, list[membership_pb2.Node]] = {}
-        for _, node in sorted(self.nodes.items()):
-            if node.state != membership_pb2.NODE_STATE_READY:
-                continue
+        for node in self.answering.values():
             assigned = {name for name, _ in self.assignments.get(node.id, ())}
             for model in node.report.models:
                 key = (model.name, model.version)
                 if model.state == membership_pb2.MODEL_STATE_READY and model.name in assigned:
                     found.setdefault(key, []).append(node)
         return {key: tuple(nodes) for key, nodes in found.items()}
+
+    @cached_property
+    def versions_serving(self) -> Mapping[str, frozenset[str]]:
+        """The versions of each name that some node answers for."""
+        found: dict[str, set[str]] = {}
+        for name, version in self.serving:
+            found.setdefault(name, set()).add(version)
+        return {name: frozenset(versions) for name, versions in found.items()}
+
+    @cached_property
+    def serving_ids(self) -> Mapping[VersionKey, frozenset[str]]:
+        """The same as ids."""
+        return {key: frozenset(node.id for node in nodes) for key, nodes in self.serving.items()}
 
 
 def serving_nodes(state: State, name: str, version: str) -> Sequence[membership_pb2.Node]:
@@ -73,7 +122,7 @@ def routable(state: State, deployment: routing_pb2.Deployment) -> list[tuple[str
     name = deployment.name
     targets = [(target.version, target.weight) for target in deployment.targets if target.weight]
     known = {target.version for target in deployment.targets}
-    retiring = sorted(v for n, v in state.serving if n == name and v not in known)
+    retiring = sorted(state.versions_serving.get(name, frozenset()) - known)
     complete = all(len(serving_nodes(state, name, t.version)) >= t.replicas for t in deployment.targets)
     if complete or not retiring:
         return targets

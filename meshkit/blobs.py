@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from meshkit.errors import DataLossError, ExhaustedError, InvalidInputError, NotFoundError
+from meshkit.failpoints import failpoint
 from meshkit.files import sync, sync_directory
 
 CHUNK_BYTES = 1024 * 1024
@@ -58,6 +59,7 @@ class BlobStore:
         """Adds bytes to a partial blob; gives how many it has now. Raises ExhaustedError when the disk is full."""
         path = self._partial / checked(digest)
         try:
+            failpoint("blob.append")
             with path.open("ab") as file:
                 file.write(data)
                 return file.tell()

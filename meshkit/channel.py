@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 import grpc.aio
 
@@ -29,9 +31,10 @@ def aio_channel(
     *,
     credentials: grpc.ChannelCredentials | None = None,
     options: list[tuple[str, int | str]] | None = None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
 ) -> grpc.aio.Channel:
     """An asyncio channel to `host:port`, or any other gRPC target; plain text unless credentials are given."""
     merged = [*_KEEPALIVE, *(options or [])]
     if credentials is None:
-        return grpc.aio.insecure_channel(target, options=merged)
-    return grpc.aio.secure_channel(target, credentials, options=merged)
+        return grpc.aio.insecure_channel(target, options=merged, interceptors=interceptors)
+    return grpc.aio.secure_channel(target, credentials, options=merged, interceptors=interceptors)

@@ -90,6 +90,20 @@ class SupersededError(AimeshError):
     exit_code = 10
 
 
+class UnauthenticatedError(AimeshError):
+    """Nobody knows who the caller is: no API key, or one that is not valid (any more)."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    exit_code = 11
+
+
+class PermissionDeniedError(AimeshError):
+    """The caller is known, and may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    exit_code = 12
+
+
 LEAVES: tuple[type[AimeshError], ...] = (
     InvalidInputError,
     NotFoundError,
@@ -100,6 +114,8 @@ LEAVES: tuple[type[AimeshError], ...] = (
     DeadlineError,
     DataLossError,
     SupersededError,
+    UnauthenticatedError,
+    PermissionDeniedError,
 )
 """Every leaf, each with a code and an exit code of its own; a test holds that, and the docs page with it."""
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+SECRET = 0o600
+"""Mode of files that only their owner may read."""
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` with `content`, on disk when it returns."""
+
+def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Replaces `path` with `content`, on disk when it returns; with `mode`, nobody else may look even for a moment."""
     temporary = path.with_name(path.name + ".new")
+    if mode is not None:
+        temporary.unlink(missing_ok=True)  # an old one could be open to others
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
     with temporary.open("wb") as file:
         file.write(content)
         sync(file.fileno())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 from meshkit.channel import MAX_MESSAGE_BYTES
 from meshkit.errors import AimeshError, ExhaustedError
 from meshkit.grpc_errors import to_status
+from meshkit.interceptors import rewrap
 
 log = structlog.get_logger()
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ class MeshServer:
         self._health = _async.HealthServicer()
         self.port = 0
 
-    async def start(self) -> None:
-        """Binds and serves. Raises ExhaustedError when the port is taken."""
+    async def start(self, *, serving: bool = True) -> None:
+        """Binds and serves; health says NOT_SERVING until told otherwise when not `serving`.
+
+        Raises ExhaustedError when the port is taken.
+        """
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         channelz.add_channelz_servicer(cast("grpc.Server", self.grpc))
         names = (
@@ -80,7 +84,7 @@ class MeshServer:
                 hint="choose another port, or end the program that has it (see: ss -ltnp)",
                 reason="PORT_TAKEN",
             ) from None
-        await self.set_serving(True)
+        await self.set_serving(serving)
         await self.grpc.start()
 
     def _bind(self) -> int:
@@ -90,8 +94,12 @@ class MeshServer:
 
     async def set_serving(self, serving: bool) -> None:
         """Answers health checks (for the server and for each service) with SERVING or NOT_SERVING."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", *self._services):
+        await self.set_health(dict.fromkeys(("", *self._services), serving))
+
+    async def set_health(self, serving: Mapping[str, bool]) -> None:
+        """Answers health checks of these names: services, conditions of this process, or "" for all of it."""
+        for name, well in serving.items():
+            status = health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING
             await self._health.set(name, status)
 
     async def stop(self, grace_s: float) -> None:
@@ -113,21 +121,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
         if handler is None:
             return cast("Handler", handler)  # no such method: gRPC answers UNIMPLEMENTED
         method = handler_call_details.method
-        if handler.response_streaming:
-            wrap = _wrap_streaming(handler.stream_stream or handler.unary_stream, method)
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-        else:
-            wrap = _wrap_unary(handler.stream_unary or handler.unary_unary, method)
-            make = (
-                grpc.stream_unary_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_unary_rpc_method_handler
-            )
-        return make(wrap, handler.request_deserializer, handler.response_serializer)
+        return rewrap(handler, lambda inner: _wrap_unary(inner, method), lambda inner: _wrap_streaming(inner, method))
 
 
 def _wrap_unary(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:

@@ -15,6 +15,8 @@ from typing import Literal, get_args
 
 import grpc
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -68,7 +70,7 @@ class TlsSettings:
         return self.ca is not None
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """(ca, cert, key) in PEM. Raises PreconditionError naming the file that cannot be read."""
+        """(ca, cert, key) in PEM. Raises PreconditionError naming the file that cannot be read, or the wrong pair."""
         found = []
         for path in (self.ca, self.cert, self.key):
             try:
@@ -77,7 +79,14 @@ class TlsSettings:
                 raise PreconditionError(
                     f"cannot read {path}: {error.strerror}", hint="see: aimesh ca issue --help", reason="TLS_FILE"
                 ) from None
-        return found[0], found[1], found[2]
+        ca, cert, key = found
+        if cert and not _pair(cert, key):
+            raise PreconditionError(
+                f"{self.key} is not the key of the certificate in {self.cert}",
+                hint="replace both together: write the key, then the certificate",
+                reason="TLS_FILE",
+            )
+        return ca, cert, key
 
 
 def channel_credentials(tls: TlsSettings) -> grpc.ChannelCredentials | None:
@@ -102,12 +111,12 @@ def enrollment_credentials(tls: TlsSettings) -> grpc.ServerCredentials:
     return _dynamic(tls, require_client_certificate=False)
 
 
-def check_binding(host: str, tls: TlsSettings, *, insecure: bool, table: str) -> None:
+def check_binding(host: str, tls: TlsSettings, *, insecure: bool, table: str, key: str = "host") -> None:
     """Raises InvalidInputError when `host` is reachable from other machines and nothing would protect it."""
     if tls.on or insecure or _is_loopback(host):
         return
     raise InvalidInputError(
-        f"{table}.host = {host!r} would be reachable from other machines without TLS",
+        f"{table}.{key} = {host!r} would be reachable from other machines without TLS",
         hint=f"set [{table}.tls] (see: aimesh ca init), or pass --insecure if the network is trusted",
         reason="TLS_REQUIRED",
     )
@@ -138,6 +147,15 @@ def _dynamic(tls: TlsSettings, *, require_client_certificate: bool) -> grpc.Serv
         fetch,  # type: ignore[arg-type]  # None, which the stubs leave out, keeps what is in use
         require_client_authentication=require_client_certificate,
     )
+
+
+def _pair(cert: bytes, key: bytes) -> bool:
+    """Whether they belong together: false for a moment while files are being replaced."""
+    try:
+        secret = serialization.load_pem_private_key(key, password=None)
+        return x509.load_pem_x509_certificate(cert).public_key() == secret.public_key()
+    except (ValueError, TypeError):
+        return False
 
 
 def _is_loopback(host: str) -> bool:

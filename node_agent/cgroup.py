@@ -47,6 +47,19 @@ def read_memory_used(root: Path = Path("/sys/fs/cgroup"), membership: Path = Pat
     return None
 
 
+def read_oom_kills(
+    root: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
+    vmstat: Path = Path("/proc/vmstat"),
+) -> int:
+    """How many processes the kernel has killed for want of memory, on this machine and in this process's group.
+
+    A number that only rises, to be compared with an earlier one; 0 where the kernel does not tell.
+    """
+    group = root / parse_membership(_read(membership)).get("", "/").lstrip("/")
+    return sum(parse_stat(_read(path)).get("oom_kill", 0) for path in (vmstat, group / "memory.events"))
+
+
 def parse_membership(text: str) -> dict[str, str]:
     """/proc/self/cgroup as controller → path; the controller of version 2 is the empty text."""
     groups = {}

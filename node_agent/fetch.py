@@ -14,8 +14,10 @@ from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from aimesh.registry.v1 import registry_pb2
 from meshkit.backoff import Backoff
 from meshkit.channel import aio_channel
-from meshkit.errors import AimeshError, DataLossError, DeadlineError, NotFoundError
+from meshkit.errors import AimeshError, DataLossError, DeadlineError, ExhaustedError, NotFoundError
+from meshkit.failpoints import failpoint
 from meshkit.grpc_errors import from_call
+from meshkit.tls import TlsSettings, channel_credentials
 from node_agent.store import ModelStore
 from node_agent.threads import uninterrupted
 
@@ -32,8 +34,11 @@ _ROUNDS = 4
 class Fetcher:
     """Brings blobs into the store. Two fetches of the same blob wait for each other."""
 
-    def __init__(self, store: ModelStore, coordinators: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self, store: ModelStore, coordinators: Callable[[], Sequence[str]], tls: TlsSettings | None = None
+    ) -> None:
         """`coordinators` gives the addresses (host:port) to ask, in order."""
+        self._tls = tls or TlsSettings()
         self._store = store
         self._coordinators = coordinators
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -50,16 +55,21 @@ class Fetcher:
                 return
             with self._store.reserved(file.digest, file.size, keep):
                 await self._download(file, progress)
+            failpoint("fetch.downloaded")
             await uninterrupted(self._store.commit, file.digest)
 
     async def _download(self, file: registry_pb2.ModelFile, progress: Callable[[int], None]) -> None:
         backoff = Backoff(first_s=0.2, most_s=2.0)
         while True:
             before = self._store.received(file.digest)
-            errors = []
+            errors: list[AimeshError | OSError] = []
             for address in self._coordinators():
                 try:
                     await self._download_from(address, file, progress)
+                except ExhaustedError as error:
+                    if error.reason == "DISK_FULL":
+                        raise self._no_space(file) from None
+                    errors.append(error)
                 except (AimeshError, OSError) as error:
                     log.info("fetch.failed", coordinator=address, digest=file.digest, reason=str(error))
                     errors.append(error)
@@ -73,10 +83,15 @@ class Fetcher:
                 raise errors[-1]
             await asyncio.sleep(backoff.next_delay())
 
+    def _no_space(self, file: registry_pb2.ModelFile) -> ExhaustedError:
+        """What to say of a full disk, once the partial blob is off it: others need the space as well."""
+        self._store.discard(file.digest)
+        return self._store.no_space(file.size)
+
     async def _download_from(self, address: str, file: registry_pb2.ModelFile, progress: Callable[[int], None]) -> None:
         received = self._store.received(file.digest)
         request = artifacts_pb2.DownloadBlobRequest(digest=file.digest, offset=received)
-        async with aio_channel(address) as channel:
+        async with aio_channel(address, credentials=channel_credentials(self._tls)) as channel:
             call = artifacts_pb2_grpc.ArtifactsServiceStub(channel).DownloadBlob(request)
             while received < file.size:
                 chunk = await _next_chunk(call, address)

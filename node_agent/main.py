@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, field, replace
+import signal
+from collections.abc import Coroutine
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version as package_version
+from typing import Any
 
 import structlog
 
 from aimesh.membership.v1 import membership_pb2
+from meshkit.errors import AimeshError
 from meshkit.sdnotify import sd_notify, watchdog_interval_s
 from meshkit.shutdown import Shutdown
 from node_agent.capacity import HostFacts, LoadSampler, capacity_of
@@ -20,6 +24,7 @@ from node_agent.modelconfig import python_environment
 from node_agent.quiet import until_quiet
 from node_agent.reconcile import Reconciler
 from node_agent.repository import Repository
+from node_agent.served import ServedRecord
 from node_agent.session import Session
 from node_agent.settings import AgentSettings
 from node_agent.steps import Steps
@@ -28,39 +33,47 @@ from node_agent.triton.external import ExternalTriton
 from node_agent.triton.launch import find_files
 from node_agent.triton.server import InferenceServer
 from node_agent.triton.supervisor import ManagedTriton
+from node_agent.waiting import first
 
 log = structlog.get_logger()
 
 _SAMPLE_S = 1.0
+_CERTIFICATE_POLL_S = 2.0
 
 
 async def run(settings: AgentSettings) -> None:
-    """Runs the agent until SIGTERM or SIGINT.
+    """Runs the agent until SIGTERM or SIGINT, which drain and stop Triton, or SIGHUP, which leaves it running.
 
-    Raises ConflictError when another agent has the data directory, PreconditionError when Triton is not installed.
+    Raises ConflictError when another agent has the data directory, PreconditionError when Triton is not installed or a
+    certificate cannot be read, InvalidInputError when an address would need TLS.
     """
-    shutdown = Shutdown.install()
+    shutdown, handing_over = Shutdown.install(), _on_hangup()
     settings = replace(settings, data_dir=settings.data_dir.resolve())
+    settings.check_bindings()
     with hold_data_dir(settings.data_dir) as instance_id:
         agent = build_agent(settings, instance_id)
+        await agent.adopt()
         async with asyncio.TaskGroup() as parts:
             triton = parts.create_task(agent.triton.run())
-            others = [
-                parts.create_task(agent.models.run()),
-                parts.create_task(agent.session.run()),
-                parts.create_task(agent.sample_load()),
-                parts.create_task(agent.tell_systemd()),
-            ]
-            await shutdown.requested.wait()
+            others = [parts.create_task(part) for part in agent.parts()]
+            await first(shutdown.requested.wait(), handing_over.wait())
             sd_notify("STOPPING=1")
-            await agent.session.leave("shutdown")
-            if agent.triton.status.ready:
-                await until_quiet(agent.triton.client, settings.drain_s)
+            if handing_over.is_set():
+                agent.triton.hand_over()  # no Leaving: coordinators ask Triton itself while no agent speaks for it
+            else:
+                await agent.leave()
             for part in others:
                 part.cancel()
             agent.triton.stop()
             await triton
-    log.info("agent.stopped", node=settings.node_id)
+    log.info("agent.stopped", node=settings.node_id, handed_over=handing_over.is_set())
+
+
+def _on_hangup() -> asyncio.Event:
+    """Set by SIGHUP: another agent is to follow, and to go on with this one's Triton."""
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    return asked
 
 
 @dataclass
@@ -72,17 +85,76 @@ class Agent:
     models: Reconciler
     session: Session
     sampler: LoadSampler
+    steps: Steps
     load: membership_pb2.Load = field(default_factory=membership_pb2.Load)
     """The last sample."""
+
+    def parts(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside Triton until it is cancelled."""
+        return [
+            self.models.run(),
+            self.session.run(),
+            self.sample_load(),
+            self.follow_certificate(),
+            self.tell_systemd(),
+        ]
+
+    async def adopt(self) -> None:
+        """Goes on with what the agent before left running, or begins with nothing: a crash may leave anything."""
+        if await self.triton.adopt():
+            try:
+                self.models.adopt(await self.steps.find_models())
+            except AimeshError as error:  # everything is loaded anew, and the audit unloads what is not wanted
+                log.warning("models.not_adopted", reason=str(error))
+        else:
+            await asyncio.to_thread(self.steps.clear)
+
+    async def leave(self) -> None:
+        """Out of the mesh first, then out of work."""
+        await self.session.leave("shutdown")
+        if self.triton.status.ready:
+            await until_quiet(self.triton.client, self.settings.drain_s)
 
     async def sample_load(self) -> None:
         """Keeps `load` fresh, beside the session: a driver that hangs must not stop the heartbeats."""
         while True:
             try:
-                self.load.CopyFrom(await asyncio.to_thread(self.sampler.sample, self.triton.status.pid))
+                load = await asyncio.to_thread(self.sampler.sample, self.triton.status.pid)
+                load.models.extend(await self._model_loads())
+                self.load.CopyFrom(load)
             except OSError as error:  # a disk that fails is no reason to stop serving what is in memory
                 log.warning("load.unknown", reason=str(error))
             await asyncio.sleep(_SAMPLE_S)
+
+    async def _model_loads(self) -> list[membership_pb2.ModelLoad]:
+        """What each model has done by Triton's own counters; nothing while it does not answer."""
+        serving = self.models.serving()
+        try:
+            counters = await self.triton.client.counters(_SAMPLE_S) if serving else {}
+        except AimeshError:  # its supervision says so
+            return []
+        return [
+            membership_pb2.ModelLoad(name=name, version=serving[name], **asdict(found))
+            for name, found in sorted(counters.items())
+            if name in serving
+        ]
+
+    async def follow_certificate(self) -> None:
+        """Uses a certificate that was renewed on the disk."""
+        if not self.settings.tls.on:
+            return
+        current = await asyncio.to_thread(self.settings.tls.read)
+        while True:
+            await asyncio.sleep(_CERTIFICATE_POLL_S)
+            try:
+                found = await asyncio.to_thread(self.settings.tls.read)
+                if found != current:
+                    await self.triton.certificate_changed()
+                    self.session.renew()
+                    current = found
+                    log.info("tls.renewed", certificate=str(self.settings.tls.cert))
+            except AimeshError as error:  # half replaced, or none of the mesh's: the one in use goes on
+                log.warning("tls.not_renewed", reason=str(error))
 
     async def tell_systemd(self) -> None:
         """READY=1 once Triton is ready and a coordinator has welcomed the node, then WATCHDOG=1 if it is asked for."""
@@ -105,16 +177,17 @@ def make_triton(settings: AgentSettings) -> InferenceServer:
 
 
 def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
-    """Makes the parts and tells each what it needs to know of the others. Clears what a crash may have left."""
+    """Makes the parts and tells each what it needs to know of the others. `adopt` comes before all else."""
     store = ModelStore(settings.data_dir, settings.disk_bytes)
     repository = Repository(settings.data_dir, settings.runtimes_dir, python_environment(), store.path)
-    repository.clear()
+    repository.prepare()
     triton = make_triton(settings)
     gpus, host = GpuReader(), HostFacts.read(settings.data_dir)
     capacity = capacity_of(settings, host, gpus.inventory())
-    fetcher = Fetcher(store, lambda: session.coordinators)
+    fetcher = Fetcher(store, lambda: session.coordinators, settings.tls)
     gpu_memory = {gpu.index: gpu.memory_bytes for gpu in capacity.gpus}
-    models = Reconciler(triton, store, Steps(settings, triton, fetcher, repository), gpu_memory)
+    steps = Steps(settings, triton, fetcher, repository, ServedRecord(settings.data_dir))
+    models = Reconciler(triton, store, steps, gpu_memory)
     load = membership_pb2.Load()
     hello = membership_pb2.Hello(
         node_id=settings.node_id,
@@ -125,7 +198,7 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
         capacity=capacity,
         labels=settings.labels,
     )
-    session = Session(settings.coordinators, hello, models.report, lambda: load, models.assign)
+    session = Session(settings.coordinators, hello, models.report, lambda: load, models.assign, settings.tls)
     models.on_change = session.changed
     triton.on_change = models.wake
-    return Agent(settings, triton, models, session, LoadSampler(store, gpus, host.limits), load)
+    return Agent(settings, triton, models, session, LoadSampler(store, gpus, host.limits), steps, load)

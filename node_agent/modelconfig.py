@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from aimesh.registry.v1 import registry_pb2
+from aimesh.routing.v1 import routing_pb2
 from meshkit.errors import InvalidInputError, PreconditionError
 
 ENVIRONMENT = "EXECUTION_ENV_PATH"
 """Parameter that makes the Python backend use a virtual environment. Without it, it takes the base interpreter's."""
+
+
+KEY = "AIMESH_KEY"
+"""Parameter that says which version, scheduling and runtime a model was loaded with: it can be asked of Triton."""
+
+
+_NO_LIMIT_US = 365 * 24 * 3600 * 1_000_000
+"""Triton lets a request ask for less than the default only, so that a default of none would allow no request's own."""
 
 
 def python_environment() -> str:
@@ -19,7 +29,20 @@ def python_environment() -> str:
     return sys.prefix if sys.prefix != sys.base_prefix else ""
 
 
-def render_config(version: registry_pb2.ModelVersion, environment: str, gpu: int | None = None) -> str:
+@dataclass(frozen=True)
+class Extras:
+    """What is written into a model's configuration beyond what its version says."""
+
+    key: str = ""
+    scheduling: routing_pb2.Scheduling | None = None
+
+
+NO_EXTRAS = Extras()
+
+
+def render_config(
+    version: registry_pb2.ModelVersion, environment: str, gpu: int | None = None, extras: Extras = NO_EXTRAS
+) -> str:
     """config.pbtxt of a version that a runtime's template serves.
 
     `environment` is the virtual environment's directory, empty for none; `gpu` the index of the GPU for a model that
@@ -45,10 +68,10 @@ def render_config(version: registry_pb2.ModelVersion, environment: str, gpu: int
         model_transaction_policy=model_config_pb2.ModelTransactionPolicy(decoupled=signature.decoupled),
     )
     _set_parameters(config, {**version.parameters, **_environment(environment)})
-    return str(text_format.MessageToString(config))
+    return _finished(config, extras)
 
 
-def adapt_config(text: str, name: str, environment: str) -> str:
+def adapt_config(text: str, name: str, environment: str, extras: Extras = NO_EXTRAS) -> str:
     """A user's own config.pbtxt with the model's name and, for Python models, the virtual environment set.
 
     Everything else stays as it is. Raises InvalidInputError when it is no model configuration.
@@ -64,7 +87,50 @@ def adapt_config(text: str, name: str, environment: str) -> str:
     config.name = name
     if config.backend == "python":
         _set_parameters(config, _environment(environment))
+    return _finished(config, extras)
+
+
+def scheduling_obstacle(config: model_config_pb2.ModelConfig) -> str:
+    """Why Triton's queue of this model takes no priorities, limits or timeouts; empty when it does.
+
+    Without batching, Triton 2.51 takes such a configuration and then leaves all but the first request in the queue.
+    """
+    if config.HasField("sequence_batching"):
+        return "its configuration has sequence_batching, whose queue knows none"
+    if config.platform == "ensemble":
+        return "an ensemble has no queue of its own"
+    if config.max_batch_size == 0:
+        return "the model takes no batches (max_batch_size is 0), and Triton has queues for those that do only"
+    return ""
+
+
+def scheduling_note(config: model_config_pb2.ModelConfig) -> str:
+    """For people, of a model that was to be scheduled; empty when it is."""
+    obstacle = scheduling_obstacle(config)
+    return f"its scheduling is not applied: {obstacle}" if obstacle else ""
+
+
+def _finished(config: model_config_pb2.ModelConfig, extras: Extras) -> str:
+    if extras.key:
+        _set_parameters(config, {KEY: extras.key})
+    if extras.scheduling is not None and not scheduling_obstacle(config):
+        _schedule(config.dynamic_batching, extras.scheduling)
     return str(text_format.MessageToString(config))
+
+
+def _schedule(batching: model_config_pb2.ModelDynamicBatching, wanted: routing_pb2.Scheduling) -> None:
+    """What the deployment says of the queue, over what the model's own configuration says of it."""
+    batching.SetInParent()
+    batching.priority_levels = wanted.priority_levels
+    batching.default_priority_level = (
+        (wanted.default_priority or wanted.priority_levels) if wanted.priority_levels else 0
+    )
+    batching.priority_queue_policy.clear()
+    policy = batching.default_queue_policy
+    policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = wanted.queue_timeout.ToMicroseconds() or _NO_LIMIT_US
+    policy.allow_timeout_override = True
+    policy.max_queue_size = wanted.max_queue_size
 
 
 def _instance(version: registry_pb2.ModelVersion, gpu: int | None) -> model_config_pb2.ModelInstanceGroup:

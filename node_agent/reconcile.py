@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -16,13 +16,17 @@ import structlog
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from meshkit.errors import AimeshError
+from node_agent.adoption import AdoptedModel
+from node_agent.cgroup import read_oom_kills
 from node_agent.gpuchoice import GpuShare, choose_gpu
+from node_agent.modelconfig import KEY
 from node_agent.plan import FETCHING, LOADING, READY, UNLOADING, Action, decide, next_retry
+from node_agent.reasons import OUT_OF_MEMORY
 from node_agent.steps import Steps, TritonLostError
 from node_agent.store import ModelStore
 from node_agent.triton.selftest import NAME as SELFTEST
 from node_agent.triton.server import InferenceServer
-from node_agent.work import Loaded, ModelWork, key_of
+from node_agent.work import Loaded, ModelWork, Wanted, content_of
 
 log = structlog.get_logger()
 
@@ -49,10 +53,11 @@ class Reconciler:
         self._steps = steps
         self._gpus = gpus
         self._clock = clock
-        self._wanted: dict[str, registry_pb2.ModelVersion] = {}
+        self._wanted: dict[str, Wanted] = {}
         self._revision = 0
         self._told = False
         self._works: dict[str, ModelWork] = {}
+        self._oom_kills = read_oom_kills()
         self._group: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
@@ -63,10 +68,29 @@ class Reconciler:
     def assign(self, assignments: membership_pb2.Assignments) -> None:
         """Takes what the node must run, whole. What is not listed is unloaded."""
         self._revision, self._told = assignments.revision, True
-        self._wanted = {version.name: version for version in assignments.models}
+        scheduling = assignments.scheduling
+        self._wanted = {version.name: Wanted(version, scheduling.get(version.name)) for version in assignments.models}
         log.info("models.assigned", revision=self._revision, models=sorted(self._wanted))
         self._step()
         self.on_change()
+
+    def adopt(self, models: Iterable[AdoptedModel]) -> None:
+        """Goes on with what an adopted Triton serves. It is left as it is until a coordinator says what is wanted."""
+        now, generation = self._clock(), self._triton.status.generation
+        for model in models:
+            name, version = model.version.name, model.version.version
+            work = ModelWork(model.version, READY, key=model.key, note=model.note, gpu=model.gpu, ready_at=now)
+            work.loaded = Loaded(version, model.key, generation, model.gpu, proven=True, adopted=True)
+            self._works[name] = work
+            self._steps.stubs.watch(name, model.stubs)
+            self._steps.condemn(model.strays)
+        self.on_change()
+
+    def serving(self) -> dict[str, str]:
+        """The version that Triton answers with, by model; none while it is not ready."""
+        generation = self._generation()
+        found = {name: work.serving(generation) for name, work in self._works.items()} if generation else {}
+        return {name: version for name, version in found.items() if version}
 
     def wake(self) -> None:
         """Triton has changed: the report is other, and models may have to be loaded again."""
@@ -102,11 +126,11 @@ class Reconciler:
             self._steps.stubs.close()
 
     def _step(self) -> None:
-        if self._group is None:
-            return  # assigned before `run`, which begins with a step
-        wanted = {name: key_of(version) for name, version in self._wanted.items()}
+        if self._group is None or not self._told:
+            return  # assigned before `run`, which begins with a step; or adopted, and nobody has said what is wanted
+        wanted = {name: each.key for name, each in self._wanted.items()}
         held = {name: work.held() for name, work in self._works.items()}
-        for name, action in decide(wanted, held, self._generation(), self._clock()).items():
+        for name, action in decide(wanted, held, self._triton.status.holds, self._clock()).items():
             self._act(name, action)
 
     def _act(self, name: str, action: Action) -> None:
@@ -118,29 +142,32 @@ class Reconciler:
         if action is Action.UNLOAD:
             work = self._works[name]
             work.state = UNLOADING
-            self._start(work, self._unload(work))
+            self._start(work, lambda: self._unload(work))
         else:
-            version = self._wanted[name]
-            work = self._works.setdefault(name, ModelWork(version))
-            work.renew(version, FETCHING if self._lacks(version) else LOADING)
-            work.gpu = self._gpu_for(version)
-            self._start(work, self._steps.serve(work, self._assigned_blobs()))
+            wanted = self._wanted[name]
+            work = self._works.setdefault(name, ModelWork(wanted.version, scheduling=wanted.scheduling))
+            work.renew(wanted, FETCHING if self._lacks(wanted.version) else LOADING)
+            work.gpu = self._gpu_for(wanted.version)
+            self._start(work, lambda: self._steps.serve(work, self._assigned_blobs()))
         self.on_change()
 
-    def _start(self, work: ModelWork, steps: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: ModelWork, steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._group is not None
         work.task = self._group.create_task(self._guard(work, steps))
+        # Not at the end of the task's own code, which a task that is cancelled at once never enters.
+        work.task.add_done_callback(lambda _: self._ceased(work))
 
-    async def _guard(self, work: ModelWork, steps: Coroutine[Any, Any, None]) -> None:
+    def _ceased(self, work: ModelWork) -> None:
+        work.cease()
+        self.wake()
+
+    async def _guard(self, work: ModelWork, steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs the steps; an error becomes the model's state."""
         try:
-            await steps
+            await steps()
         except (AimeshError, OSError) as error:
             work.fail(str(error), self._clock(), triton_lost=isinstance(error, TritonLostError))
             log.warning("model.failed", model=work.version.name, version=work.version.version, reason=str(error))
-        finally:
-            work.cease()
-            self.wake()
 
     async def _unload(self, work: ModelWork) -> None:
         await self._steps.unload(work)
@@ -159,6 +186,8 @@ class Reconciler:
         """Looks now and then at what Triton really serves: it may have been told by others, or restarted unseen."""
         while True:
             await asyncio.sleep(_AUDIT_S)
+            await asyncio.to_thread(self._steps.stubs.reap)
+            self._oom_kills = read_oom_kills()
             if self._triton.status.ready:
                 try:
                     await self._audit()
@@ -174,10 +203,18 @@ class Reconciler:
         for name, loaded in before.items():
             if name not in serving | loading:
                 self._lose(name, loaded, "Triton does not serve it any more")
+            elif loaded is not None and loaded.adopted and name not in loading:
+                await self._audit_adopted(name, loaded)
         if self._told:  # before that, a stray may well be a model of ours
             for name in serving - set(self._works) - set(self._wanted) - {SELFTEST}:
                 log.warning("model.stray", model=name)
                 await self._triton.client.unload(name)
+
+    async def _audit_adopted(self, name: str, loaded: Loaded) -> None:
+        """The agent before may have asked for another version, which Triton has finished loading since."""
+        config = await self._triton.client.config(name)
+        if not config.parameters[KEY].string_value.startswith(content_of(loaded.key)):
+            self._lose(name, loaded, "Triton serves another version, which the agent before had asked for")
 
     def _loading(self) -> set[str]:
         return {name for name, work in self._works.items() if work.pinned}
@@ -185,7 +222,9 @@ class Reconciler:
     def _on_stub_death(self, name: str) -> None:
         work = self._works.get(name)
         if work is not None:
-            reason = "a process of the model died; the kernel's log says whether it was out of memory"
+            reason = "a process of the model died"
+            if read_oom_kills() > self._oom_kills:
+                reason = f"{reason}: {OUT_OF_MEMORY}"
             asyncio.get_running_loop().call_later(_DEATH_PAUSE_S, self._lose, name, work.loaded, reason)
 
     def _lose(self, name: str, loaded: Loaded | None, reason: str) -> None:
@@ -193,7 +232,7 @@ class Reconciler:
         work = self._works.get(name)
         if work is None or work.state == UNLOADING or work.loaded is not loaded:
             return
-        if loaded is not None and loaded.generation == self._generation():
+        if loaded is not None and loaded.generation == self._triton.status.holds:
             log.warning("model.lost", model=name, reason=reason)
             work.loaded = None
             if work.state == READY:  # else it is the version before, and what became of this one stays to be seen
@@ -201,15 +240,16 @@ class Reconciler:
             self.wake()
 
     def _gpu_for(self, version: registry_pb2.ModelVersion) -> GpuShare | None:
-        needed = version.requirements.gpu_memory_bytes
-        promised = [share for work in self._works.values() for share in work.gpu_shares(self._generation())]
+        needed, held = version.requirements.gpu_memory_bytes, self._triton.status.holds
+        promised = [share for work in self._works.values() for share in work.gpu_shares(held)]
         return choose_gpu(self._gpus, promised, needed) if needed else None
 
     def _lacks(self, version: registry_pb2.ModelVersion) -> bool:
         return not self._store.held().issuperset(file.digest for file in version.files)
 
     def _assigned_blobs(self) -> set[str]:
-        return {file.digest for version in self._wanted.values() for file in version.files}
+        return {file.digest for wanted in self._wanted.values() for file in wanted.version.files}
 
     def _generation(self) -> int:
+        """Triton's, while it answers."""
         return self._triton.status.generation if self._triton.status.ready else 0

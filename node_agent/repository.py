@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 
 from aimesh.registry.v1 import registry_pb2
+from meshkit.blobs import sha256_of
 from meshkit.errors import InvalidInputError, PreconditionError
-from node_agent.modelconfig import adapt_config, render_config
+from node_agent.modelconfig import NO_EXTRAS, Extras, adapt_config, render_config
 
 CONFIG = "config.pbtxt"
 
@@ -25,13 +26,25 @@ class Repository:
         self._environment = environment
         self._blob_path = blob_path
 
-    def clear(self) -> None:
-        """Empties it: at the agent's start nothing is loaded, and a crash may have left anything."""
+    def prepare(self) -> None:
+        """Makes its directories where they lack."""
         for directory in (self.root, self._staging):
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
+            directory.mkdir(parents=True, exist_ok=True)
 
-    def lay_out(self, version: registry_pb2.ModelVersion, gpu: int | None = None) -> Path:
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Removes all models but those to keep: a crash may have left anything."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self.prepare()
+        for path in self.root.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def template_digest(self, runtime: str) -> str:
+        """Of the runtime's model.py as it is installed now; empty for a user's own model, and for no such runtime."""
+        template = self._runtimes_dir / _folder(runtime) / "model.py"
+        return sha256_of(template)[:16] if runtime != "python" and template.exists() else ""
+
+    def lay_out(self, version: registry_pb2.ModelVersion, gpu: int | None = None, extras: Extras = NO_EXTRAS) -> Path:
         """Puts a version in place of whatever version of its name is there. Blobs must be held.
 
         `gpu` is the index of the GPU for a model that needs one; a user's own configuration says itself where it runs.
@@ -44,9 +57,9 @@ class Repository:
         shutil.rmtree(staged, ignore_errors=True)
         (staged / "1").mkdir(parents=True)
         if version.runtime == "python":
-            self._stage_own(version, staged)
+            self._stage_own(version, staged, extras)
         else:
-            self._stage_template(version, staged, gpu)
+            self._stage_template(version, staged, gpu, extras)
         self.remove(name)
         return staged.rename(self.root / name)
 
@@ -58,7 +71,7 @@ class Repository:
             target.rename(doomed)  # at once for Triton, which may look at any moment
             shutil.rmtree(doomed)
 
-    def _stage_own(self, version: registry_pb2.ModelVersion, staged: Path) -> None:
+    def _stage_own(self, version: registry_pb2.ModelVersion, staged: Path, extras: Extras) -> None:
         """The user's own Triton model: files as they are, but for the name and environment in its configuration."""
         for file in version.files:
             _link(self._blob_path(file.digest), staged / _relative(file.path))
@@ -67,9 +80,11 @@ class Repository:
             raise InvalidInputError(f"model {version.name} {version.version} has no {CONFIG}")
         text = config.read_text(errors="replace")
         config.unlink()  # the blob itself is behind this name
-        config.write_text(adapt_config(text, version.name, self._environment))
+        config.write_text(adapt_config(text, version.name, self._environment, extras))
 
-    def _stage_template(self, version: registry_pb2.ModelVersion, staged: Path, gpu: int | None) -> None:
+    def _stage_template(
+        self, version: registry_pb2.ModelVersion, staged: Path, gpu: int | None, extras: Extras
+    ) -> None:
         """The runtime's model.py, with the version's files beside it."""
         template = self._runtimes_dir / _folder(version.runtime) / "model.py"
         if not template.exists():
@@ -83,7 +98,7 @@ class Repository:
                 raise InvalidInputError(f"model {version.name}: model.py is the runtime's own file, rename yours")
             _link(self._blob_path(file.digest), staged / "1" / relative)
         shutil.copyfile(template, staged / "1" / "model.py")
-        (staged / CONFIG).write_text(render_config(version, self._environment, gpu))
+        (staged / CONFIG).write_text(render_config(version, self._environment, gpu, extras))
 
 
 def _folder(name: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from meshkit.backoff import Backoff
 from meshkit.channel import aio_channel
 from meshkit.errors import AimeshError, ConflictError, DeadlineError, UnavailableError
 from meshkit.grpc_errors import from_call
+from meshkit.tls import TlsSettings, channel_credentials
 
 log = structlog.get_logger()
 
@@ -26,6 +28,25 @@ _GOODBYE_TIMEOUT_S = 3.0
 
 AgentMessage = membership_pb2.AgentMessage
 Call = grpc.aio.StreamStreamCall[membership_pb2.AgentMessage, membership_pb2.CoordinatorMessage]
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """One call of Join."""
+
+    task: asyncio.Task[None]
+    welcomed: asyncio.Event
+
+    def result(self) -> None:
+        """Raises what ended it."""
+        if self.task.cancelled():  # by gRPC, not by us: that must not end the agent's own task
+            raise UnavailableError("the session was cancelled")
+        self.task.result()
+
+    async def end(self) -> None:
+        """Ends it when it has not ended."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
 
 
 class Session:
@@ -38,8 +59,10 @@ class Session:
         report: Callable[[], membership_pb2.ModelReport],
         load: Callable[[], membership_pb2.Load],
         assign: Callable[[membership_pb2.Assignments], None],
+        tls: TlsSettings | None = None,
     ) -> None:
         """`hello` is sent with the report of its moment; `report` and `load` give the newest of each."""
+        self._tls = tls or TlsSettings()
         self._configured = coordinators
         self._learned: tuple[str, ...] = ()
         self._hello = hello
@@ -47,6 +70,7 @@ class Session:
         self._load = load
         self._assign = assign
         self._wake = asyncio.Event()
+        self._renewing = asyncio.Event()
         self._leaving = ""
         self._ended = asyncio.Event()
         self._current = coordinators[0]
@@ -62,20 +86,69 @@ class Session:
         """The report may have changed: it is sent when it has."""
         self._wake.set()
 
+    def renew(self) -> None:
+        """The certificate on the disk is another: joins with it beside the session that goes on until then."""
+        self._renewing.set()
+
     async def run(self) -> None:
         """Joins, and joins again whenever the session ends, until `leave`."""
         backoff = Backoff(first_s=0.1, most_s=2.0)
         while not self._leaving:
             try:
-                await self._join(self._current, backoff)
+                await self._hold(backoff)
             except (AimeshError, grpc.aio.AioRpcError) as error:
-                self._log_end(error if isinstance(error, AimeshError) else from_call(error))
+                self._log_end(error)
             finally:
                 self.welcomed.clear()
             if not self._leaving:
                 self._current = _after(self._current, self.coordinators)
                 await asyncio.sleep(backoff.next_delay())
         self._ended.set()
+
+    async def _hold(self, backoff: Backoff) -> None:
+        """A session until it ends. Returns when the agent has left, raises otherwise."""
+        self._renewing.clear()
+        stream = self._open(backoff)
+        try:
+            while await self._renewed_first(stream):
+                stream = await self._replace(stream, self._open(backoff))
+            stream.result()
+        finally:
+            await stream.end()
+
+    def _open(self, backoff: Backoff) -> _Stream:
+        welcomed = asyncio.Event()
+        return _Stream(asyncio.create_task(self._join(self._current, backoff, welcomed)), welcomed)
+
+    async def _renewed_first(self, stream: _Stream) -> bool:
+        """Waits until the certificate is renewed (true) or the stream ends."""
+        renewing = asyncio.create_task(self._renewing.wait())
+        try:
+            await asyncio.wait({stream.task, renewing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            renewing.cancel()
+        renewed = self._renewing.is_set() and not stream.task.done()
+        self._renewing.clear()
+        return renewed
+
+    async def _replace(self, old: _Stream, new: _Stream) -> _Stream:
+        """The new stream once it is welcomed; the node is never without one. The old one when the new one fails."""
+        welcomed = asyncio.create_task(new.welcomed.wait())
+        try:
+            await asyncio.wait({new.task, welcomed}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            await new.end()
+            raise
+        finally:
+            welcomed.cancel()
+        if new.welcomed.is_set():
+            await old.end()
+            return new
+        try:
+            new.result()
+        except (AimeshError, grpc.aio.AioRpcError) as error:
+            log.warning("session.not_renewed", coordinator=self._current, reason=str(error))
+        return old
 
     async def leave(self, reason: str) -> None:
         """Tells the coordinator that the agent goes, and waits until it has taken that in, a few seconds at most."""
@@ -86,9 +159,9 @@ class Session:
                 async with asyncio.timeout(2 * _GOODBYE_TIMEOUT_S):
                     await self._ended.wait()
 
-    async def _join(self, address: str, backoff: Backoff) -> None:
-        """One session from Hello to its end. Returns when the agent has left, raises otherwise."""
-        async with aio_channel(address) as channel:
+    async def _join(self, address: str, backoff: Backoff, welcomed: asyncio.Event) -> None:
+        """One stream from Hello to its end. Returns when the agent has left, raises otherwise."""
+        async with aio_channel(address, credentials=channel_credentials(self._tls)) as channel:
             stub: Any = membership_pb2_grpc.MembershipServiceStub(channel)
             call: Call = stub.Join()
             sent = self._report()
@@ -100,6 +173,7 @@ class Session:
             log.info("session.welcomed", coordinator=address, epoch=welcome.epoch)
             self._learned = tuple(welcome.coordinators)
             backoff.reset()
+            welcomed.set()
             self.welcomed.set()
             await self._converse(call, sent, welcome.heartbeat_interval.ToTimedelta().total_seconds() or 1.0)
 
@@ -149,7 +223,8 @@ class Session:
         await _send(call, AgentMessage(leaving=membership_pb2.Leaving(reason=self._leaving)))
         await call.done_writing()
 
-    def _log_end(self, error: AimeshError) -> None:
+    def _log_end(self, ended: AimeshError | grpc.aio.AioRpcError) -> None:
+        error = ended if isinstance(ended, AimeshError) else from_call(ended)
         hint = ""
         if isinstance(error, ConflictError):
             hint = "another live agent has this node_id: end it, or give this one another; trying again until then"

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from meshkit.tls import TlsSettings, check_binding
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 Address = Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$|^\[[0-9a-fA-F:]+\]:[0-9]{1,5}$")]
@@ -47,10 +49,18 @@ class TritonSettings:
     backends_dir: Path | None = field(
         default=None, metadata={"doc": "Triton's backends; those in the nvidia-pytriton wheel"}
     )
-    listen: str = field(default="127.0.0.1", metadata={"doc": "address that the managed Triton listens on"})
+    listen: str = field(
+        default="127.0.0.1",
+        metadata={"doc": "address that the managed Triton listens on; any other than loopback needs agent.tls"},
+    )
     grpc_port: Port = field(default=8001, metadata={"doc": "Triton's KServe v2 gRPC port"})
-    http_port: Port = field(default=8000, metadata={"doc": "Triton's KServe v2 REST port"})
-    metrics_port: Port = field(default=8002, metadata={"doc": "Triton's Prometheus port"})
+    http_port: Port = field(
+        default=8000,
+        metadata={"doc": "Triton's KServe v2 REST port; on loopback only, and in no route, with agent.tls"},
+    )
+    metrics_port: Port = field(
+        default=8002, metadata={"doc": "Triton's Prometheus port; on loopback only with agent.tls"}
+    )
     start_timeout_s: Seconds = field(
         default=60.0, metadata={"doc": "seconds until a starting Triton must be ready, its self-test included"}
     )
@@ -59,7 +69,11 @@ class TritonSettings:
         default=60.0, metadata={"doc": "seconds until a model's test request must be answered"}
     )
     hang_timeout_s: Seconds = field(
-        default=20.0, metadata={"doc": "seconds without a sign of life after which Triton is killed and started anew"}
+        default=20.0,
+        metadata={
+            "doc": "seconds without a sign of life after which Triton is killed and started anew; "
+            "it leaves the routes after three missed seconds"
+        },
     )
     crash_limit: Annotated[int, Field(ge=1)] = field(
         default=5, metadata={"doc": "this many deaths within crash_window_s are a crash loop"}
@@ -119,4 +133,16 @@ class AgentSettings:
     runtimes_dir: Path = field(
         default=RUNTIMES_DIR, metadata={"doc": "the runtimes' templates: <runtimes_dir>/<runtime>/model.py"}
     )
+    insecure: bool = field(
+        default=False, metadata={"doc": "allow addresses other than loopback without TLS; for a trusted network only"}
+    )
     triton: TritonSettings = field(default_factory=TritonSettings, metadata={"doc": "the inference server"})
+    tls: TlsSettings = field(
+        default_factory=TlsSettings,
+        metadata={"doc": "TLS to coordinators, and Triton's own; plain text when not set"},
+    )
+
+    def check_bindings(self) -> None:
+        """Raises InvalidInputError when Triton would be reachable from other machines and nothing would protect it."""
+        for key, host in (("triton.listen", self.triton.listen), ("address", self.address)):
+            check_binding(host, self.tls, insecure=self.insecure, table="agent", key=key)

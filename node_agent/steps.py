@@ -9,16 +9,23 @@ from collections.abc import Callable, Collection
 import structlog
 
 from meshkit.errors import AimeshError, UnavailableError
+from meshkit.failpoints import failpoint
+from meshkit.process import ProcessId
+from node_agent.adoption import AdoptedModel, find_models
+from node_agent.cgroup import read_oom_kills
 from node_agent.fetch import Fetcher
+from node_agent.modelconfig import Extras, scheduling_note
 from node_agent.plan import LOADING
 from node_agent.quiet import until_quiet
+from node_agent.reasons import plain_reason
 from node_agent.repository import Repository
 from node_agent.selfrequest import test_model
+from node_agent.served import Served, ServedRecord
 from node_agent.settings import AgentSettings
 from node_agent.threads import uninterrupted
 from node_agent.triton.server import InferenceServer
 from node_agent.triton.stubs import StubWatch
-from node_agent.work import ModelWork
+from node_agent.work import LoadedAs, ModelWork
 
 log = structlog.get_logger()
 
@@ -41,30 +48,48 @@ class Steps:
         triton: InferenceServer,
         fetcher: Fetcher,
         repository: Repository,
+        served: ServedRecord,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._triton = triton
         self._fetcher = fetcher
         self._repository = repository
+        self._served = served
         self._clock = clock
+        self._told: dict[str, str] = {}
+        """By name, what Triton said in full of the last load that failed: it is logged once."""
         self.stubs = StubWatch(repository.root, lambda name: self.on_stub_death(name))
         self.on_change: Callable[[], None] = lambda: None
         """Called when a work has changed."""
         self.on_stub_death: Callable[[str], None] = lambda _: None
         """Called with a model's name when one of its processes died."""
 
+    async def find_models(self) -> list[AdoptedModel]:
+        """The models of an adopted Triton that are to go on. Raises AimeshError when it does not answer."""
+        triton = self._triton
+        return await find_models(triton.client, triton.status.pid, self._served, self._repository, self.stubs)
+
+    def clear(self) -> None:
+        """Nothing is loaded: forgets and removes what there was. Blocks on the disk."""
+        self._served.keep(())
+        self._repository.clear()
+
     async def serve(self, work: ModelWork, keep: Collection[str]) -> None:
         """Fetches what is missing, verifies, lays out, loads and tests. `keep` are digests that must not be evicted."""
         await self._fetch(work, keep)
-        await uninterrupted(self._repository.lay_out, work.version, work.gpu.index if work.gpu is not None else None)
+        await self._lay_out(work)
         work.state, work.message = LOADING, "" if self._triton.status.ready else "Triton is not ready"
         self.on_change()
         generation = await self._triton.wait_ready()
         work.pinned, work.message = True, ""
-        await self._load(work.version.name)
+        stubs = await self._load(work.version.name)
+        failpoint("model.loaded")
         work.now_serving(generation)
         await self._test(work)
+        if work.scheduling is not None:
+            work.note = scheduling_note(await self._triton.client.config(work.version.name))
+        await uninterrupted(self._served.put, work.version.name, Served(work.key, work.gpu, stubs))
         work.succeed(self._clock())
         log.info("model.ready", model=work.version.name, version=work.version.version)
 
@@ -72,6 +97,7 @@ class Steps:
         """Unloads once clients ask no more and what is in flight is done (at most drain_s), then removes the files."""
         name = work.version.name
         self.stubs.forget(name)
+        await uninterrupted(self._served.forget, name)
         try:
             if self._triton.status.ready:
                 if work.loaded is not None:
@@ -100,18 +126,40 @@ class Steps:
             await self._fetcher.fetch(file, keep, progress)
             finished += file.size
 
-    async def _load(self, name: str) -> None:
-        pid = self._triton.status.pid
-        replaced = await asyncio.to_thread(self.stubs.find, pid, name)
+    async def _lay_out(self, work: ModelWork) -> None:
+        runtime = work.version.runtime
+        template = await uninterrupted(self._repository.template_digest, runtime)
+        extras = Extras(LoadedAs(work.key, runtime, template).text, work.scheduling)
+        gpu = work.gpu.index if work.gpu is not None else None
+        await uninterrupted(self._repository.lay_out, work.version, gpu, extras)
+
+    async def _load(self, name: str) -> frozenset[ProcessId]:
+        """Loads what is laid out; gives its processes."""
+        pid, oom_kills = self._triton.status.pid, read_oom_kills()
+        replaced = await asyncio.to_thread(self.stubs.find, pid, name) - self.stubs.condemned
         self.stubs.forget(name)
         try:
             await self._triton.client.load(name, self._settings.triton.load_timeout_s)
         except UnavailableError as error:
             raise TritonLostError(f"Triton went away while it loaded {name}: {error.message}") from None
-        except AimeshError:
+        except AimeshError as error:
             self.stubs.watch(name, replaced)  # the version before goes on serving
-            raise
-        self.stubs.watch(name, await asyncio.to_thread(self.stubs.find, pid, name) - replaced)
+            self._log_in_full(name, error)
+            raise type(error)(plain_reason(error.message, read_oom_kills() - oom_kills)) from None
+        stubs = await asyncio.to_thread(self.stubs.find, pid, name) - replaced - self.stubs.condemned
+        self.stubs.watch(name, stubs)
+        self.condemn(replaced)
+        return stubs
+
+    def condemn(self, stubs: Collection[ProcessId]) -> None:
+        """These serve no version any more. Triton ends them after their last request, or never (see StubWatch.end)."""
+        self.stubs.condemn(stubs, self._settings.drain_s + _STUB_EXIT_S)
+
+    def _log_in_full(self, name: str, error: AimeshError) -> None:
+        """Once, and not again at each retry."""
+        if self._told.get(name) != error.message:
+            self._told[name] = error.message
+            log.warning("model.load_failed", model=name, said=error.message)
 
     async def _test(self, work: ModelWork) -> None:
         client, name = self._triton.client, work.version.name

@@ -43,8 +43,8 @@ class ModelStore(BlobStore):
         victims = self._evictable(keep)
         if excess > sum(size for _, size in victims):
             raise ExhaustedError(
-                f"the model store needs {needed} more bytes: {self.used_bytes()} of {self.limit_bytes} are used by "
-                f"assigned models, and the disk has {free_disk} free",
+                f"the model store {self._blobs.parent} needs {needed} more bytes: {self.used_bytes()} of "
+                f"{self.limit_bytes} are used by assigned models, and the disk has {free_disk} free",
                 hint="raise agent.disk_bytes, free the disk, or assign less to this node",
                 reason="STORE_FULL",
             )
@@ -57,6 +57,15 @@ class ModelStore(BlobStore):
             excess -= size
             evicted.append(path.name)
         return evicted
+
+    def no_space(self, needed: int) -> ExhaustedError:
+        """What to raise when the disk filled up while a blob of `needed` bytes came."""
+        free = shutil.disk_usage(self._blobs).free
+        return ExhaustedError(
+            f"no space left on the disk of {self._blobs}: a file of {needed} bytes is to go there, {free} are free",
+            hint="free the disk; it is tried again by itself",
+            reason="DISK_FULL",
+        )
 
     def _evictable(self, keep: Collection[str]) -> list[tuple[Path, int]]:
         """Files that may go, with their sizes, the first to go first."""

@@ -10,6 +10,13 @@ import pytest
 HERE = Path(__file__).parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/chaos."""
+    group = parser.getgroup("chaos")
+    group.addoption("--chaos", choices=["short", "all"], default="short", help="all: the long fault scenarios too")
+    group.addoption("--soak", type=float, default=60.0, metavar="SECONDS", help="how long the soak watches the mesh")
+
+
 @pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, object, object]:
     """Groups the tests that share a session's or a module's servers; all others go where a worker is free."""
@@ -18,6 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, o
         if area == "contract" or (area == "mesh" and rest[0] == "tools"):
             # Whole meshes, whose blocks of ports must not be taken by one another while they are down for a moment.
             item.add_marker(pytest.mark.xdist_group("meshes"))
+        elif area == "chaos":
+            item.add_marker(pytest.mark.xdist_group("chaos"))  # one mesh for all
         elif area == "mesh" and rest[0] in ("inference", "xds"):
             item.add_marker(pytest.mark.xdist_group("/".join(rest)))
     return (yield)

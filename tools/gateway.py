@@ -11,12 +11,12 @@ import ipaddress
 import json
 import os
 import socket
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from google.protobuf import descriptor_pb2
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from tritonclient.grpc import model_config_pb2, service_pb2
 
@@ -24,6 +24,9 @@ from coordinator.xds.gateway_routes import BY_MESSAGE_FILTERS, GATEWAY_ROUTES, M
 from meshkit.channel import MAX_MESSAGE_BYTES
 from meshkit.errors import ExhaustedError, PreconditionError
 from meshkit.files import write_atomically
+from meshkit.tls import TlsSettings, check_binding
+from tools.gateway_replies import MAX_REST_BYTES, local_replies
+from tools.gateway_security import downstream_socket, key_filters, upstream_socket, write_secrets
 
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
@@ -31,8 +34,6 @@ _LOGGERS = "type.googleapis.com/envoy.extensions.access_loggers"
 _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _BUFFER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
 """One message of the largest size and its framing."""
-MAX_REST_BYTES = 2 * 1024 * 1024
-"""Limit on the body of a REST request: Triton's REST server dies of JSON from about twice that size on."""
 _NAME_FIELDS = {
     "ModelInfer": "model_name",
     "ModelStreamInfer": "model_name",
@@ -73,16 +74,37 @@ class GatewaySettings:
     )
     access_log: str = field(default="-", metadata={"doc": "file for the JSON access log; - for standard output"})
     concurrency: Annotated[int, Field(ge=0)] = field(default=0, metadata={"doc": "worker threads; 0 for one a core"})
+    tls: TlsSettings = field(
+        default_factory=TlsSettings,
+        metadata={"doc": "this gateway's certificate, shown to clients, nodes, coordinators"},
+    )
+    api_keys: Path | None = field(
+        default=None,
+        metadata={"doc": "public half of the coordinators' API keys (jwks.json of aimesh ca init); goes with TLS"},
+    )
+    insecure: bool = field(
+        default=False, metadata={"doc": "listen on an address that other machines reach, without TLS"}
+    )
     envoy: Path | None = field(default=None, metadata={"doc": "Envoy's program file; the wheel's when not set"})
+
+    @model_validator(mode="after")
+    def _keys_go_with_tls(self) -> GatewaySettings:
+        if self.tls.on != (self.api_keys is not None):
+            raise ValueError("tls and api_keys go together: a key in plain text is no secret, TLS alone asks no caller")
+        return self
 
 
 def run(settings: GatewaySettings) -> NoReturn:
-    """Writes the bootstrap and replaces this process by Envoy.
+    """Writes the bootstrap and replaces this process by Envoy, which works in the data directory.
 
-    Raises PreconditionError when there is no Envoy, ExhaustedError when the port is taken.
+    Raises PreconditionError when there is no Envoy, ExhaustedError when the port is taken, InvalidInputError when the
+    address would need TLS.
     """
+    check_binding(settings.host, settings.tls, insecure=settings.insecure, table="gateway")
     _check_port(settings)
+    settings = replace(settings, data_dir=settings.data_dir.absolute(), access_log=_absolute(settings.access_log))
     arguments = command(settings, write_bootstrap(settings))
+    os.chdir(settings.data_dir)
     os.execv(arguments[0], arguments)  # noqa: S606  # becoming Envoy is the point
 
 
@@ -105,7 +127,13 @@ def write_bootstrap(settings: GatewaySettings) -> Path:
     path = settings.data_dir / "envoy.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(bootstrap(settings), indent=1).encode())
+    if settings.tls.on:
+        write_secrets(settings.tls, settings.data_dir)
     return path
+
+
+def _absolute(log: str) -> str:
+    return log if log == "-" else str(Path(log).absolute())
 
 
 def command(settings: GatewaySettings, config: Path) -> list[str]:
@@ -136,7 +164,7 @@ def bootstrap(settings: GatewaySettings) -> dict[str, Any]:
                 ],
             },
         },
-        "static_resources": {"listeners": [_listener(settings)], "clusters": [_xds_cluster(settings.coordinators)]},
+        "static_resources": {"listeners": [_listener(settings)], "clusters": [_xds_cluster(settings)]},
     }
     if settings.admin_port:
         document["admin"] = {"address": _address("127.0.0.1", settings.admin_port)}
@@ -144,7 +172,11 @@ def bootstrap(settings: GatewaySettings) -> dict[str, Any]:
 
 
 def _listener(settings: GatewaySettings) -> dict[str, Any]:
-    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": _manager(settings)}]}
+    chain: dict[str, Any] = {
+        "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": _manager(settings)}]
+    }
+    if settings.tls.on:
+        chain["transport_socket"] = downstream_socket()
     return {
         "name": "gateway",
         "address": _address(settings.host, settings.port),
@@ -177,8 +209,9 @@ def _manager(settings: GatewaySettings) -> dict[str, Any]:
             "initial_connection_window_size": 2 * _BUFFER_BYTES,
         },
         "access_log": [_access_log(settings.access_log)],
-        "local_reply_config": _too_large_reply(),
+        "local_reply_config": local_replies(),
         "http_filters": [
+            *(key_filters(settings.api_keys.absolute()) if settings.api_keys else []),
             {"name": BY_MESSAGE_FILTERS[0], "disabled": True, "typed_config": _extraction()},
             {
                 "name": BY_MESSAGE_FILTERS[1],
@@ -213,45 +246,6 @@ def _extraction() -> dict[str, Any]:
     }
 
 
-def _too_large_reply() -> dict[str, Any]:
-    """The replies of filters that callers meet: a message larger than the buffer, a REST body larger than its limit."""
-    return {
-        "mappers": [
-            {
-                "filter": {
-                    "extension_filter": {
-                        "name": "envoy.access_loggers.extension_filters.cel",
-                        "typed_config": {
-                            "@type": f"{_LOGGERS}.filters.cel.v3.ExpressionFilter",
-                            "expression": "response.code_details.contains('REQUEST_BUFFER_CONVERSION_FAIL')",
-                        },
-                    }
-                },
-                "status_code": 413,
-                "body": {"inline_string": f"the message is larger than {MAX_MESSAGE_BYTES} bytes"},
-                "headers_to_add": [
-                    {
-                        "header": {"key": "grpc-status", "value": "8"},
-                        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-                    }
-                ],
-            },
-            {
-                "filter": {
-                    "status_code_filter": {
-                        "comparison": {"op": "EQ", "value": {"default_value": 413, "runtime_key": "aimesh.too_large"}}
-                    }
-                },
-                "body_format_override": {
-                    "json_format": {
-                        "error": f"a REST body may have {MAX_REST_BYTES} bytes; send larger tensors by gRPC"
-                    }
-                },
-            },
-        ]
-    }
-
-
 def _access_log(path: str) -> dict[str, Any]:
     fields = {
         "time": "%START_TIME%",
@@ -277,9 +271,9 @@ def _access_log(path: str) -> dict[str, Any]:
     return {"name": "access", "typed_config": {**kind, "log_format": {"json_format": fields}}}
 
 
-def _xds_cluster(coordinators: tuple[str, ...]) -> dict[str, Any]:
+def _xds_cluster(settings: GatewaySettings) -> dict[str, Any]:
     endpoints = []
-    for each in coordinators:
+    for each in settings.coordinators:
         host, _, port = each.rpartition(":")
         endpoints.append({"endpoint": {"address": _address(host.strip("[]"), int(port))}})
     options = {
@@ -290,7 +284,8 @@ def _xds_cluster(coordinators: tuple[str, ...]) -> dict[str, Any]:
     }
     return {
         "name": "xds",
-        "type": "STATIC" if all(_is_ip(each) for each in coordinators) else "STRICT_DNS",
+        **({"transport_socket": upstream_socket()} if settings.tls.on else {}),
+        "type": "STATIC" if all(_is_ip(each) for each in settings.coordinators) else "STRICT_DNS",
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": "xds", "endpoints": [{"lb_endpoints": endpoints}]},
         "typed_extension_protocol_options": {_HTTP_OPTIONS.rpartition("/")[2]: options},

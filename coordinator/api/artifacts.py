@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import structlog
 
 from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from coordinator.blob_exchange import BlobExchange
 from coordinator.mirror import Mirror
 from coordinator.state import State
-from meshkit.blobs import CHUNK_BYTES, BlobStore
+from meshkit.blobs import CHUNK_BYTES, BlobStore, checked
 from meshkit.errors import DataLossError, InvalidInputError, PreconditionError
 
 log = structlog.get_logger()
@@ -22,16 +24,17 @@ UPLOAD_GRACE_S = 3600.0
 
 
 class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
-    """Serves aimesh.artifacts.v1 from this coordinator's disk."""
+    """Serves aimesh.artifacts.v1 from this coordinator's disk, and from the others' what is not on it."""
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(self, blobs: BlobStore, exchange: BlobExchange) -> None:
         self._blobs = blobs
-        self._uploading: set[str] = set()
+        self._exchange = exchange
 
     async def StatBlob(self, request: artifacts_pb2.StatBlobRequest, context: Any) -> artifacts_pb2.StatBlobResponse:  # noqa: N802
-        """What is held of a blob."""
+        """What is held of a blob, here or by another coordinator."""
         received = self._blobs.received(request.digest)
-        return artifacts_pb2.StatBlobResponse(complete=request.digest in self._blobs.held(), received=received)
+        complete = request.digest in self._blobs.held() or await self._exchange.held_elsewhere(request.digest)
+        return artifacts_pb2.StatBlobResponse(complete=complete, received=received)
 
     async def UploadBlob(  # noqa: N802
         self, request_iterator: AsyncIterator[artifacts_pb2.UploadBlobRequest], context: Any
@@ -58,13 +61,18 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
             await asyncio.to_thread(self._blobs.commit, head.digest)
         finally:
             if head is not None:
-                self._uploading.discard(head.digest)
+                self._exchange.busy.discard(head.digest)
         return artifacts_pb2.UploadBlobResponse()
 
     async def DownloadBlob(  # noqa: N802
         self, request: artifacts_pb2.DownloadBlobRequest, context: Any
     ) -> AsyncIterator[artifacts_pb2.DownloadBlobResponse]:
         """Sends a blob."""
+        if request.digest not in self._blobs.held() and not request.held_here:
+            async with contextlib.aclosing(self._exchange.relay(checked(request.digest), request.offset)) as relayed:
+                async for chunk in relayed:
+                    yield artifacts_pb2.DownloadBlobResponse(data=chunk)
+            return
         chunks = self._blobs.read(request.digest, request.offset)
         while chunk := await asyncio.to_thread(next, chunks, b""):
             yield artifacts_pb2.DownloadBlobResponse(data=chunk)
@@ -95,9 +103,9 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
                 f"blob {head.digest}: {received} bytes are held, not {head.offset}",
                 hint="ask StatBlob and go on from there",
             )
-        if head.digest in self._uploading:
-            raise PreconditionError(f"blob {head.digest} is being uploaded by another", hint="wait, then ask StatBlob")
-        self._uploading.add(head.digest)
+        if head.digest in self._exchange.busy:
+            raise PreconditionError(f"blob {head.digest} is on its way from elsewhere", hint="wait, then ask StatBlob")
+        self._exchange.busy.add(head.digest)
         return head
 
 

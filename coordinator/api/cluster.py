@@ -1,4 +1,4 @@
-"""ClusterService: the state of the whole mesh, for people and their tools."""
+"""ClusterService: the state of the whole mesh, for people and their tools, and what operators do to nodes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 
 from aimesh.cluster.v1 import cluster_pb2, cluster_pb2_grpc
 from aimesh.membership.v1 import membership_pb2
+from coordinator.api.nodes import NodeOrders
 from coordinator.api.routing import deployment_statuses
+from coordinator.loads import ByNode, Loads
 from coordinator.mirror import Mirror
 from coordinator.sessions import Sessions
 from coordinator.state import State
 
 PACE_S = 0.5
 """Least time between two states of one watch; also how often loads, which are no change, are shown anew."""
+_ALIVE = (membership_pb2.NODE_STATE_JOINING, membership_pb2.NODE_STATE_READY)
 
 
 @dataclass
@@ -24,13 +27,14 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
 
     mirror: Mirror
     sessions: Sessions
+    loads: Loads
+    orders: NodeOrders
     etcd_endpoints: Sequence[str]
     xds_clients: Callable[[], Sequence[cluster_pb2.XdsClient]]
-    absent: Callable[[], tuple[str, ...]]
 
     async def GetStatus(self, request: cluster_pb2.GetStatusRequest, context: Any) -> cluster_pb2.GetStatusResponse:  # noqa: N802
         """The state at this moment."""
-        return cluster_pb2.GetStatusResponse(status=self._status())
+        return cluster_pb2.GetStatusResponse(status=await self._status())
 
     async def WatchStatus(  # noqa: N802
         self, request: cluster_pb2.WatchStatusRequest, context: Any
@@ -38,34 +42,64 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
         """The state now and on each change."""
         last: cluster_pb2.Status | None = None
         while True:
-            status = self._status()
+            status = await self._status()
             if status != last:
                 yield cluster_pb2.WatchStatusResponse(status=status)
                 last = status
             await asyncio.sleep(PACE_S)
 
-    def _status(self) -> cluster_pb2.Status:
+    async def DrainNode(self, request: cluster_pb2.DrainNodeRequest, context: Any) -> cluster_pb2.DrainNodeResponse:  # noqa: N802
+        """Has a node emptied; see cluster.proto."""
+        await self.orders.drain(request.node_id)
+        return cluster_pb2.DrainNodeResponse()
+
+    async def UndrainNode(  # noqa: N802
+        self, request: cluster_pb2.UndrainNodeRequest, context: Any
+    ) -> cluster_pb2.UndrainNodeResponse:
+        """Lets a node take replicas again."""
+        await self.orders.undrain(request.node_id)
+        return cluster_pb2.UndrainNodeResponse()
+
+    async def ForgetNode(self, request: cluster_pb2.ForgetNodeRequest, context: Any) -> cluster_pb2.ForgetNodeResponse:  # noqa: N802
+        """Declares a silent node dead for good."""
+        await self.orders.forget(request.node_id)
+        return cluster_pb2.ForgetNodeResponse()
+
+    async def ListLoads(self, request: cluster_pb2.ListLoadsRequest, context: Any) -> cluster_pb2.ListLoadsResponse:  # noqa: N802
+        """The loads of this coordinator's sessions."""
+        return cluster_pb2.ListLoadsResponse(loads=self.loads.own())
+
+    async def _status(self) -> cluster_pb2.Status:
+        loads = await self.loads()
         state = self.mirror.state
-        return cluster_pb2.Status(
+        status = cluster_pb2.Status(
             revision=state.revision,
             coordinators=_coordinators(state),
             etcd_endpoints=self.etcd_endpoints,
-            nodes=[self._node(state, key) for key in sorted({*state.members, *state.nodes})],
-            deployments=deployment_statuses(state, self.absent()),
+            nodes=[self._node(state, node, loads) for node in state.known.values()],
+            deployments=deployment_statuses(state),
             xds_clients=self.xds_clients(),
             frozen=self.mirror.frozen,
+            braked=state.braked,
         )
+        if behind_s := self.mirror.behind_s():
+            status.behind.FromMilliseconds(round(behind_s * 1000))
+        return status
 
-    def _node(self, state: State, node_id: str) -> cluster_pb2.NodeStatus:
-        if node_id not in state.nodes:
-            return cluster_pb2.NodeStatus(node=state.members[node_id])
+    def _node(self, state: State, known: membership_pb2.Node, loads: ByNode) -> cluster_pb2.NodeStatus:
         node = membership_pb2.Node()
-        node.CopyFrom(state.nodes[node_id])
-        session = self.sessions.held().get(node_id)
-        if session is None:
-            return cluster_pb2.NodeStatus(node=node)
-        node.report.CopyFrom(session.report)
-        return cluster_pb2.NodeStatus(node=node, load=session.load)
+        node.CopyFrom(known)
+        session = self.sessions.held().get(node.id)
+        if session is not None and session.node.epoch == node.epoch:
+            node.report.CopyFrom(session.report)
+        drained = node.id in state.drains
+        if node.id not in state.nodes and node.state != membership_pb2.NODE_STATE_DEAD:
+            node.state = membership_pb2.NODE_STATE_SUSPECT
+        elif drained and node.state in _ALIVE:
+            node.state = membership_pb2.NODE_STATE_DRAINING
+        load = loads.get(node.id) if node.id in state.nodes else None
+        replicas = len(state.assignments.get(node.id, ()))
+        return cluster_pb2.NodeStatus(node=node, load=load, drained=drained, replicas=replicas)
 
 
 def _coordinators(state: State) -> list[cluster_pb2.Coordinator]:

@@ -11,7 +11,9 @@ from aimesh.registry.v1 import registry_pb2, registry_pb2_grpc
 from aimesh.routing.v1 import routing_pb2
 from coordinator import keys
 from coordinator.api.validate import check_version_message
+from coordinator.blob_exchange import BlobExchange
 from coordinator.etcd import Delete, Etcd, Put, Unchanged
+from coordinator.identity.outbox import Outbox
 from coordinator.mirror import Mirror
 from coordinator.paging import page
 from coordinator.state import State, VersionKey
@@ -23,8 +25,10 @@ from meshkit.names import version_key
 class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
     """Serves aimesh.registry.v1 from the mirror; writes go to etcd and are answered once the mirror holds them."""
 
-    def __init__(self, etcd: Etcd, mirror: Mirror, blobs: BlobStore) -> None:
+    def __init__(self, etcd: Etcd, mirror: Mirror, blobs: BlobStore, exchange: BlobExchange, outbox: Outbox) -> None:
         self._etcd = etcd
+        self._exchange = exchange
+        self._outbox = outbox
         self._mirror = mirror
         self._blobs = blobs
 
@@ -40,11 +44,13 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
             return registry_pb2.CreateVersionResponse(
                 version=_same_or_conflict(version, keys.parse(held.value, registry_pb2.ModelVersion()))
             )
-        self._check_blobs(version)
+        await self._check_blobs(version)
         now = timestamp_pb2.Timestamp()
         now.GetCurrentTime()
         version.created_at.CopyFrom(now)
-        revision = await self._etcd.txn([Unchanged(key, 0)], [Put(key, keys.encode(version))])
+        value = keys.encode(version)
+        event = await self._outbox.event(key, None, value)
+        revision = await self._etcd.txn([Unchanged(key, 0)], [Put(key, value), event])
         if revision is None:
             raise SupersededError(f"{version.name}:{version.version} was pushed twice at once", hint="push again")
         await self._mirror.reached(revision)
@@ -83,18 +89,20 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
                 reason="VERSION_IN_USE",
             )
         guards = [Unchanged(key, held.mod_revision), Unchanged(user, deployed.mod_revision)]
-        revision = await self._etcd.txn(guards, [Delete(key)])
+        event = await self._outbox.event(key, held.value, None)
+        revision = await self._etcd.txn(guards, [Delete(key), event])
         if revision is None:
             raise SupersededError(f"{request.name} changed in the meantime", hint="try again")
         await self._mirror.reached(revision)
         return registry_pb2.DeleteVersionResponse()
 
-    def _check_blobs(self, version: registry_pb2.ModelVersion) -> None:
-        missing = [file.path for file in version.files if file.digest not in self._blobs.held()]
+    async def _check_blobs(self, version: registry_pb2.ModelVersion) -> None:
+        absent = [file for file in version.files if file.digest not in self._blobs.held()]
+        missing = [file.path for file in absent if not await self._exchange.held_elsewhere(file.digest)]
         if missing:
             raise PreconditionError(
-                f"{version.name}:{version.version}: the content of {', '.join(missing)} has not been uploaded here",
-                hint="upload it with ArtifactsService.UploadBlob to this same coordinator first",
+                f"{version.name}:{version.version}: the content of {', '.join(missing)} has not been uploaded",
+                hint="upload it with ArtifactsService.UploadBlob first",
                 reason="BLOB_MISSING",
             )
 

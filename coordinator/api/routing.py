@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
+from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2, routing_pb2_grpc
 from coordinator import keys
 from coordinator.api.registry import find_version
 from coordinator.api.validate import check_deployment
-from coordinator.etcd import Delete, Etcd, Put, Unchanged
+from coordinator.etcd import Delete, Etcd, KeyValue, Put, Unchanged
+from coordinator.identity.outbox import Outbox
 from coordinator.mirror import Mirror
 from coordinator.paging import page
 from coordinator.placement import place, target_status
+from coordinator.policy.check import check_batching
+from coordinator.policy.effects import partial
+from coordinator.policy.explain import explain
+from coordinator.policy.references import check_references, check_signatures, reached
 from coordinator.state import State
 from meshkit.errors import NotFoundError, SupersededError
 
@@ -20,11 +26,10 @@ from meshkit.errors import NotFoundError, SupersededError
 class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
     """Serves aimesh.routing.v1. A write only states what is wanted; the leader's controller carries it out."""
 
-    def __init__(self, etcd: Etcd, mirror: Mirror, absent: Callable[[], tuple[str, ...]]) -> None:
-        """`absent` names the members that placement still counts on."""
+    def __init__(self, etcd: Etcd, mirror: Mirror, outbox: Outbox) -> None:
         self._etcd = etcd
+        self._outbox = outbox
         self._mirror = mirror
-        self._absent = absent
 
     async def ApplyDeployment(  # noqa: N802
         self, request: routing_pb2.ApplyDeploymentRequest, context: Any
@@ -36,17 +41,24 @@ class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
         deployment.applied_at.GetCurrentTime()
         key = keys.deployment(deployment.name)
         versions = [keys.version(deployment.name, target.version) for target in deployment.targets]
-        _, (held, *found) = await self._etcd.get(key, *versions)
-        guards = [Unchanged(kv.key, kv.mod_revision) for kv in (held, *found)]
+        others = reached(deployment, self._mirror.state.deployments) - {deployment.name}
+        _, read = await self._etcd.get(key, *versions, *map(keys.deployment, sorted(others)))
+        guards = [Unchanged(kv.key, kv.mod_revision) for kv in read]
+        held, found = read[0], read[1 : 1 + len(versions)]
         for target, version in zip(deployment.targets, found, strict=True):
             if version.value is None:
                 find_version(self._mirror.state, deployment.name, target.version)
                 raise SupersededError(f"{deployment.name}:{target.version} was just removed", hint="push it again")
-        revision = await self._etcd.txn(guards, [Put(key, keys.encode(deployment))])
+        _check_policy(self._mirror.state, deployment, found, read[1 + len(versions) :])
+        value = keys.encode(deployment)
+        event = await self._outbox.event(key, held.value, value)
+        revision = await self._etcd.txn(guards, [Put(key, value), event])
         if revision is None:
             raise SupersededError(f"deployment {deployment.name} changed in the meantime", hint="try again")
         state = await self._mirror.reached(revision)
-        return routing_pb2.ApplyDeploymentResponse(status=self._status(state, deployment.name))
+        return routing_pb2.ApplyDeploymentResponse(
+            status=self._status(state, deployment.name), partial_rules=partial(deployment)
+        )
 
     async def GetDeployment(  # noqa: N802
         self, request: routing_pb2.GetDeploymentRequest, context: Any
@@ -58,7 +70,7 @@ class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
         self, request: routing_pb2.ListDeploymentsRequest, context: Any
     ) -> routing_pb2.ListDeploymentsResponse:
         """A page of deployments with their placement."""
-        statuses = deployment_statuses(self._mirror.state, self._absent())
+        statuses = deployment_statuses(self._mirror.state)
         items, token = page(statuses, request.page_size, request.page_token, lambda status: status.deployment.name)
         return routing_pb2.ListDeploymentsResponse(deployments=items, next_page_token=token)
 
@@ -70,22 +82,49 @@ class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
         _, (held,) = await self._etcd.get(key)
         if held.value is None:
             raise _not_deployed(request.name)
-        revision = await self._etcd.txn([Unchanged(key, held.mod_revision)], [Delete(key)])
+        event = await self._outbox.event(key, held.value, None)
+        revision = await self._etcd.txn([Unchanged(key, held.mod_revision)], [Delete(key), event])
         if revision is None:
             raise SupersededError(f"deployment {request.name} changed in the meantime", hint="try again")
         await self._mirror.reached(revision)
         return routing_pb2.DeleteDeploymentResponse()
 
+    async def ExplainRoute(  # noqa: N802
+        self, request: routing_pb2.ExplainRouteRequest, context: Any
+    ) -> routing_pb2.ExplainRouteResponse:
+        """Where a request would go at this moment, and why."""
+        deployment = self._mirror.state.deployments.get(request.name)
+        if deployment is None:
+            raise _not_deployed(request.name)
+        return explain(self._mirror.state, deployment, request.headers)
+
     def _status(self, state: State, name: str) -> routing_pb2.DeploymentStatus:
         if name not in state.deployments:
             raise _not_deployed(name)
-        only = {status.deployment.name: status for status in deployment_statuses(state, self._absent())}
+        only = {status.deployment.name: status for status in deployment_statuses(state)}
         return only[name]
 
 
-def deployment_statuses(state: State, absent: tuple[str, ...]) -> list[routing_pb2.DeploymentStatus]:
+def _check_policy(
+    state: State, deployment: routing_pb2.Deployment, versions: Sequence[KeyValue], others: Sequence[KeyValue]
+) -> None:
+    """Holds the policy against what was read of the versions, and of the deployments that it leads to."""
+    recorded = [keys.parse(each.value or b"{}", registry_pb2.ModelVersion()) for each in versions]
+    check_batching(deployment.policy, [(each.version, each.signature.max_batch_size) for each in recorded])
+    deployments = dict(state.deployments)
+    for each in others:
+        name = each.key.removeprefix(keys.deployment(""))
+        if each.value is None:
+            deployments.pop(name, None)
+        else:
+            deployments[name] = keys.parse(each.value, routing_pb2.Deployment())
+    check_references(deployment, deployments)
+    check_signatures(state.versions, deployment, deployments)
+
+
+def deployment_statuses(state: State) -> list[routing_pb2.DeploymentStatus]:
     """Every deployment with its placement as it would be decided on this state, by name."""
-    placement = place(state, absent)
+    placement = place(state)
     return [
         routing_pb2.DeploymentStatus(
             deployment=deployment,

@@ -7,15 +7,14 @@ from pathlib import PurePosixPath
 
 from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2
+from coordinator.policy.check import check_policy
 from meshkit.errors import InvalidInputError
 from meshkit.names import check_model_name, check_version
 
 RUNTIMES = ("llama", "onnx", "torch", "embed", "python")
-MOST_RETRIES = 5
 MOST_REPLICAS = 10_000
 MOST_TARGETS = 16
 MOST_WEIGHT = 1_000_000
-MOST_TIMEOUT_S = 7 * 24 * 3600
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -63,20 +62,7 @@ def check_deployment(deployment: routing_pb2.Deployment) -> None:
         raise InvalidInputError(
             f"the weights of deployment {deployment.name!r} sum to zero", hint="give at least one target a weight"
         )
-    _check_policy(deployment.policy)
-
-
-def _check_policy(policy: routing_pb2.RoutePolicy) -> None:
-    if policy.retry.max_retries > MOST_RETRIES:
-        raise InvalidInputError(
-            f"{policy.retry.max_retries} retries would multiply an outage", hint=f"at most {MOST_RETRIES}"
-        )
-    if policy.timeout.seconds < 0 or policy.timeout.nanos < 0:
-        raise InvalidInputError("policy.timeout is negative", hint="leave it out for no timeout")
-    if policy.timeout.seconds > MOST_TIMEOUT_S:
-        raise InvalidInputError(
-            f"policy.timeout of {policy.timeout.seconds} s is too long", hint=f"at most {MOST_TIMEOUT_S} s, or none"
-        )
+    check_policy(deployment)
 
 
 def _check_file(file: registry_pb2.ModelFile) -> None:

@@ -15,9 +15,11 @@ from envoy.type.v3 import percent_pb2
 
 from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State
-from coordinator.xds.clusters import COORDINATORS, grpc_cluster
-from coordinator.xds.policy import CLIENT_SLACK_MS, route_action
-from coordinator.xds.readiness import Serving, shares
+from coordinator.xds.clusters import COORDINATORS
+from coordinator.xds.model_routes import model_routes
+from coordinator.xds.policy import PROGRAMS
+from coordinator.xds.readiness import Serving
+from coordinator.xds.replies import everything
 from coordinator.xds.snapshot import over_ads, pack, packed_any
 
 
@@ -28,15 +30,8 @@ def client_listener(name: str) -> listener_pb2.Listener:
 
 
 def client_routes(state: State, deployment: routing_pb2.Deployment, serving: Serving) -> route_pb2.RouteConfiguration:
-    """One route for every call: the deployment's name is the target, so nothing else is matched."""
-    name = deployment.name
-    action = route_action(
-        deployment.policy,
-        shares(state, deployment, serving),
-        lambda version: grpc_cluster(name, version),
-        slack_ms=CLIENT_SLACK_MS,
-    )
-    return _every_call(name, action)
+    """The deployment's routes alone: its name is the target, so no other name is looked for."""
+    return _routes(deployment.name, model_routes(state, deployment, serving, PROGRAMS))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -53,7 +48,8 @@ def absent_listener(name: str) -> bytes:
         )
     )
     # The route is never taken, but a route must point somewhere.
-    routes = _every_call(name, route_components_pb2.RouteAction(cluster=COORDINATORS))
+    somewhere = route_components_pb2.RouteAction(cluster=COORDINATORS)
+    routes = _routes(name, [route_components_pb2.Route(match=everything(), route=somewhere)])
     manager = hcm_pb2.HttpConnectionManager(route_config=routes)
     refuse = hcm_pb2.HttpFilter(name="envoy.filters.http.fault", typed_config=packed_any(fault))
     return pack(_listener(name, manager, [refuse]))
@@ -67,7 +63,6 @@ def _listener(
     return listener_pb2.Listener(name=name, api_listener=api_listener_pb2.ApiListener(api_listener=packed_any(manager)))
 
 
-def _every_call(name: str, action: route_components_pb2.RouteAction) -> route_pb2.RouteConfiguration:
-    route = route_components_pb2.Route(match=route_components_pb2.RouteMatch(prefix="/"), route=action)
-    host = route_components_pb2.VirtualHost(name=name, domains=["*"], routes=[route])
+def _routes(name: str, routes: Sequence[route_components_pb2.Route]) -> route_pb2.RouteConfiguration:
+    host = route_components_pb2.VirtualHost(name=name, domains=["*"], routes=routes)
     return route_pb2.RouteConfiguration(name=name, virtual_hosts=[host])

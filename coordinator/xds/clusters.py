@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import address_pb2, base_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
-from google.protobuf import any_pb2, duration_pb2, wrappers_pb2
+from google.protobuf import duration_pb2, wrappers_pb2
 
+from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State, VersionKey, routable
+from coordinator.xds.balancing import balance, eject, limit, unlimited
+from coordinator.xds.elsewhere import aggregate, borrowed, borrowed_cluster, chain, chain_cluster, fallbacks
 from coordinator.xds.readiness import Serving, ip_of
+from coordinator.xds.rename import renaming_filters
 from coordinator.xds.snapshot import over_ads, packed_any
+from coordinator.xds.weights import node_shares
 from meshkit.channel import MAX_MESSAGE_BYTES
 
 ANY_NODE = "any"
 ANY_NODE_HTTP = "any/http"
 COORDINATORS = "coordinators"
 
-HostPort = tuple[str, str, int]
-"""(locality, IP address, port): the locality is the node's or the coordinator's id."""
+
+class Weighted(NamedTuple):
+    """An endpoint with its share."""
+
+    owner: str
+    """The node's or the coordinator's id, which names the locality."""
+    ip: str
+    port: int
+    weight: int = 1
+
 
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-# Both engines stop at 1024 concurrent requests by default, Envoy also at 3 concurrent retries. Nothing here is meant to
-# be a limit: Triton's own queue decides.
-_NO_LIMIT = 1 << 30
 _MAX_STREAMS = 1 << 16
 
 
@@ -40,65 +52,117 @@ def http_cluster(name: str, version: str) -> str:
 
 
 def clusters(state: State) -> Iterator[cluster_pb2.Cluster]:
-    """One gRPC and one REST cluster for each version of a deployment, and those that belong to no model."""
+    """One gRPC and one REST cluster for each version of a deployment, those through which another deployment serves a
+    deployment's requests, and those that belong to no model."""
     for name, version in _versions(state):
-        yield _cluster(grpc_cluster(name, version), http2=True)
-        yield _cluster(http_cluster(name, version), http2=False)
-    yield _cluster(ANY_NODE, http2=True)
-    yield _cluster(ANY_NODE_HTTP, http2=False)
-    yield _cluster(COORDINATORS, http2=True)
+        policy = state.deployments[name].policy
+        yield _model_cluster(grpc_cluster(name, version), policy, _http2())
+        yield _model_cluster(http_cluster(name, version), policy, _http1())
+    for _, deployment in sorted(state.deployments.items()):
+        yield from _borrowed_clusters(state, deployment)
+        yield from _chain_clusters(state, deployment)
+    yield _plain_cluster(ANY_NODE, _http2())
+    yield _plain_cluster(ANY_NODE_HTTP, _http1())
+    yield _plain_cluster(COORDINATORS, _http2())
 
 
 def load_assignments(state: State, serving: Serving) -> Iterator[endpoint_pb2.ClusterLoadAssignment]:
-    """The endpoints of every cluster that `clusters` gives, those without any included."""
+    """The endpoints of every cluster that `clusters` gives, those without any included; aggregates have none."""
     for name, version in _versions(state):
-        found = serving.of(name, version)
-        yield _assignment(grpc_cluster(name, version), ((each.node, each.ip, each.grpc_port) for each in found))
-        yield _assignment(http_cluster(name, version), ((each.node, each.ip, each.http_port) for each in found))
-    yield _assignment(ANY_NODE, ((each.node, each.ip, each.grpc_port) for each in serving.ready))
-    yield _assignment(ANY_NODE_HTTP, ((each.node, each.ip, each.http_port) for each in serving.ready))
+        grpc, http = _endpoints(state, serving, state.deployments[name], version)
+        yield _assignment(grpc_cluster(name, version), grpc)
+        yield _assignment(http_cluster(name, version), http)
+    for name, deployment in sorted(state.deployments.items()):
+        for other, version in borrowed(state, deployment):
+            grpc, http = _endpoints(state, serving, other, version)
+            yield _assignment(borrowed_cluster(name, other.name, version), grpc)
+            yield _assignment(borrowed_cluster(name, other.name, version, http=True), http)
+    yield _assignment(ANY_NODE, [Weighted(each.node, each.ip, each.grpc_port) for each in serving.ready])
+    yield _assignment(ANY_NODE_HTTP, [Weighted(each.node, each.ip, each.http_port) for each in serving.ready])
     yield _assignment(COORDINATORS, _coordinators(state))
 
 
+def _endpoints(
+    state: State, serving: Serving, deployment: routing_pb2.Deployment, version: str
+) -> tuple[list[Weighted], list[Weighted]]:
+    """(gRPC, REST) endpoints of a version."""
+    found = serving.of(deployment.name, version)
+    weights = [share.weight for share in node_shares(state, deployment, version, [each.node for each in found])]
+    pairs = list(zip(found, weights, strict=True))
+    return (
+        [Weighted(each.node, each.ip, each.grpc_port, weight) for each, weight in pairs],
+        [Weighted(each.node, each.ip, each.http_port, weight) for each, weight in pairs],
+    )
+
+
+def _borrowed_clusters(state: State, deployment: routing_pb2.Deployment) -> Iterator[cluster_pb2.Cluster]:
+    name = deployment.name
+    for other, version in borrowed(state, deployment):
+        for http in (False, True):
+            options = _http1() if http else _http2()
+            options.http_filters.extend(renaming_filters(name, other.name, http2=not http))
+            yield _model_cluster(borrowed_cluster(name, other.name, version, http=http), other.policy, options)
+
+
+def _chain_clusters(state: State, deployment: routing_pb2.Deployment) -> Iterator[cluster_pb2.Cluster]:
+    if not fallbacks(state, deployment):
+        return
+    name = deployment.name
+    for version in _versions_of(state, deployment):
+        for http, own in ((False, grpc_cluster), (True, http_cluster)):
+            members = [own(name, version), *chain(state, deployment, http=http)]
+            yield aggregate(chain_cluster(name, version, http=http), members)
+
+
 def _versions(state: State) -> Iterator[VersionKey]:
-    """What deployments ask for, and what still answers for them while it is being replaced."""
     for name, deployment in sorted(state.deployments.items()):
-        asked = [target.version for target in deployment.targets]
-        answering = [version for version, _ in routable(state, deployment)]
-        yield from ((name, version) for version in dict.fromkeys([*asked, *answering]))
+        yield from ((name, version) for version in _versions_of(state, deployment))
 
 
-def _coordinators(state: State) -> Iterator[HostPort]:
+def _versions_of(state: State, deployment: routing_pb2.Deployment) -> list[str]:
+    """What a deployment asks for, and what still answers for it while it is being replaced."""
+    asked = [target.version for target in deployment.targets]
+    answering = [version for version, _ in routable(state, deployment)]
+    return list(dict.fromkeys([*asked, *answering]))
+
+
+def _coordinators(state: State) -> Iterator[Weighted]:
     for _, coordinator in sorted(state.coordinators.items()):
         host, _, port = coordinator.address.rpartition(":")
         ip = ip_of(host.strip("[]"))
         if ip and port.isdigit():
-            yield coordinator.id, ip, int(port)
+            yield Weighted(coordinator.id, ip, int(port))
 
 
-def _cluster(name: str, *, http2: bool) -> cluster_pb2.Cluster:
-    threshold = circuit_breaker_pb2.CircuitBreakers.Thresholds(
-        max_connections=wrappers_pb2.UInt32Value(value=_NO_LIMIT),
-        max_pending_requests=wrappers_pb2.UInt32Value(value=_NO_LIMIT),
-        max_requests=wrappers_pb2.UInt32Value(value=_NO_LIMIT),
-        max_retries=wrappers_pb2.UInt32Value(value=_NO_LIMIT),
-    )
+def _model_cluster(
+    name: str, policy: routing_pb2.RoutePolicy, options: http_protocol_options_pb2.HttpProtocolOptions
+) -> cluster_pb2.Cluster:
+    cluster = _cluster(name, options)
+    balance(cluster, policy.balancer)
+    limit(cluster, policy)
+    eject(cluster, policy)
+    return cluster
+
+
+def _plain_cluster(name: str, options: http_protocol_options_pb2.HttpProtocolOptions) -> cluster_pb2.Cluster:
+    cluster = _cluster(name, options)
+    balance(cluster, routing_pb2.Balancer())
+    unlimited(cluster)
+    return cluster
+
+
+def _cluster(name: str, options: http_protocol_options_pb2.HttpProtocolOptions) -> cluster_pb2.Cluster:
     return cluster_pb2.Cluster(
         name=name,
         type=cluster_pb2.Cluster.EDS,
         eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(eds_config=over_ads()),
         connect_timeout=duration_pb2.Duration(seconds=1),
-        lb_policy=cluster_pb2.Cluster.ROUND_ROBIN,
-        common_lb_config=cluster_pb2.Cluster.CommonLbConfig(
-            locality_weighted_lb_config=cluster_pb2.Cluster.CommonLbConfig.LocalityWeightedLbConfig(),
-        ),
-        circuit_breakers=circuit_breaker_pb2.CircuitBreakers(thresholds=[threshold]),
-        typed_extension_protocol_options={_PROTOCOL_OPTIONS: _http2() if http2 else _http1()},
+        typed_extension_protocol_options={_PROTOCOL_OPTIONS: packed_any(options)},
         per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(value=MAX_MESSAGE_BYTES),
     )
 
 
-def _http2() -> any_pb2.Any:
+def _http2() -> http_protocol_options_pb2.HttpProtocolOptions:
     """HTTP/2 with a ping every 10 s, so that a host that vanished without a word is noticed."""
     options = protocol_pb2.Http2ProtocolOptions(
         max_concurrent_streams=wrappers_pb2.UInt32Value(value=_MAX_STREAMS),
@@ -107,25 +171,27 @@ def _http2() -> any_pb2.Any:
         ),
     )
     explicit = http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(http2_protocol_options=options)
-    return packed_any(http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=explicit))
+    return http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=explicit)
 
 
-def _http1() -> any_pb2.Any:
+def _http1() -> http_protocol_options_pb2.HttpProtocolOptions:
     options = protocol_pb2.Http1ProtocolOptions()
     explicit = http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(http_protocol_options=options)
-    return packed_any(http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=explicit))
+    return http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=explicit)
 
 
-def _assignment(cluster: str, endpoints: Iterable[HostPort]) -> endpoint_pb2.ClusterLoadAssignment:
+def _assignment(cluster: str, endpoints: Iterable[Weighted]) -> endpoint_pb2.ClusterLoadAssignment:
     return endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster, endpoints=[_locality(each) for each in endpoints])
 
 
-def _locality(endpoint: HostPort) -> endpoint_components_pb2.LocalityLbEndpoints:
+@functools.lru_cache(maxsize=16_384)
+def _locality(endpoint: Weighted) -> endpoint_components_pb2.LocalityLbEndpoints:
     """One endpoint in a locality of its own: gRPC's round_robin heeds the weights of localities, not of endpoints."""
-    locality, ip, port = endpoint
-    address = address_pb2.Address(socket_address=address_pb2.SocketAddress(address=ip, port_value=port))
+    address = address_pb2.Address(
+        socket_address=address_pb2.SocketAddress(address=endpoint.ip, port_value=endpoint.port)
+    )
     return endpoint_components_pb2.LocalityLbEndpoints(
-        locality=base_pb2.Locality(region=locality),
-        load_balancing_weight=wrappers_pb2.UInt32Value(value=1),
+        locality=base_pb2.Locality(region=endpoint.owner),
+        load_balancing_weight=wrappers_pb2.UInt32Value(value=endpoint.weight),
         lb_endpoints=[endpoint_components_pb2.LbEndpoint(endpoint=endpoint_components_pb2.Endpoint(address=address))],
     )

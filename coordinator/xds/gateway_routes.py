@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from http import HTTPStatus
 
 import grpc
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from google.protobuf import duration_pb2
 
+from aimesh.identity.v1 import scope_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State
-from coordinator.xds.clusters import ANY_NODE, ANY_NODE_HTTP, COORDINATORS, grpc_cluster, http_cluster
+from coordinator.xds.clusters import ANY_NODE, ANY_NODE_HTTP, COORDINATORS
+from coordinator.xds.elsewhere import can_answer
 from coordinator.xds.matching import OnMatch, exact, longest_prefix, routes_action
-from coordinator.xds.policy import retry_policy, route_action
-from coordinator.xds.readiness import Serving, is_available, shares, why_unavailable
+from coordinator.xds.model_routes import model_routes
+from coordinator.xds.policy import GATEWAY, GATEWAY_REST, retry_policy
+from coordinator.xds.readiness import Serving, why_unavailable
 from coordinator.xds.replies import everything, grpc_reply, json_reply, literal, text_reply
+from coordinator.xds.security import configured, keys_left_to_the_server, keys_required
 from coordinator.xds.snapshot import packed_any
 
 GATEWAY_ROUTES = "gateway/routes"
@@ -33,22 +38,34 @@ _MODEL_PATH = "/v2/models/[^/]+(/versions/[0-9]+)?"
 """Regular expression of a model's own path; Envoy leaves the query out."""
 _REFUSED = "the mesh decides what is loaded and how servers are set; use: aimesh deploy, aimesh undeploy"
 _NOTHING_HERE = "nothing is served at %REQ(:PATH)%"
+_NO_REST = "this mesh speaks TLS, which Triton's REST server does not: ask by gRPC (inference.GRPCInferenceService)"
 _POLICY = routing_pb2.RoutePolicy()
 
 
-def gateway_routes(state: State, serving: Serving) -> route_pb2.RouteConfiguration:
-    """All routes of the gateway. What none allows is refused: a new call of Triton's is closed until it is added."""
+def gateway_routes(state: State, serving: Serving, *, secure: bool = False) -> route_pb2.RouteConfiguration:
+    """All routes of the gateway. What none allows is refused: a new call of Triton's is closed until it is added.
+
+    With `secure`, models answer callers with a live API key only.
+    """
     host = route_components_pb2.VirtualHost(name="gateway", domains=["*"])
-    host.matcher.CopyFrom(_by_path(state, serving).matcher)
+    host.matcher.CopyFrom(_by_path(state, serving, secure=secure).matcher)
+    if secure:
+        configured(host, keys_required(_may_infer(state)))
     return route_pb2.RouteConfiguration(name=GATEWAY_ROUTES, virtual_hosts=[host])
 
 
-def _by_path(state: State, serving: Serving) -> OnMatch:
-    coordinators = routes_action([_to_coordinators()])
-    any_node_http = routes_action([_to_any_node(ANY_NODE_HTTP, http=True)])
+def _may_infer(state: State) -> Iterable[str]:
+    allowed = {scope_pb2.SCOPE_INFER, scope_pb2.SCOPE_ADMIN}
+    return (key_id for key_id, key in state.api_keys.items() if allowed & set(key.scopes))
+
+
+def _by_path(state: State, serving: Serving, *, secure: bool) -> OnMatch:
+    unchecked = keys_left_to_the_server() if secure else {}
+    coordinators = routes_action([configured(_to_coordinators(), unchecked)])
+    any_node_http = _no_rest() if secure else routes_action([_to_any_node(ANY_NODE_HTTP, http=True)])
     any_node = routes_action([_to_any_node(ANY_NODE, http=False)])
     fixed = {
-        "/healthz": routes_action([text_reply(HTTPStatus.OK, "ok\n")]),
+        "/healthz": routes_action([configured(text_reply(HTTPStatus.OK, "ok\n"), unchecked)]),
         "/v2": any_node_http,
         "/v2/": any_node_http,
         "/v2/models/stats": any_node_http,
@@ -60,7 +77,7 @@ def _by_path(state: State, serving: Serving) -> OnMatch:
         f"{_SERVICE}Server": any_node,
         _SERVICE: routes_action([grpc_reply(grpc.StatusCode.PERMISSION_DENIED, _REFUSED)]),
         "/v2/health/": any_node_http,
-        "/v2/models/": _rest_by_model(state, serving),
+        "/v2/models/": _no_rest() if secure else _rest_by_model(state, serving),
         **dict.fromkeys(("/v2/repository", "/v2/systemsharedmemory", "/v2/cudasharedmemory"), _rest_refused()),
         **dict.fromkeys(("/v2/trace", "/v2/logging"), _rest_refused()),
         **dict.fromkeys(("/aimesh.", "/grpc.reflection.", "/grpc.health.", "/grpc.channelz."), coordinators),
@@ -83,12 +100,7 @@ def _grpc_by_model(state: State, serving: Serving) -> OnMatch:
         for name, reason in _unavailable(state, serving).items()
     }
     for name, deployment in _available(state, serving).items():
-        action = route_action(
-            deployment.policy,
-            shares(state, deployment, serving),
-            lambda version, name=name: grpc_cluster(name, version),  # type: ignore[misc]
-        )
-        by_name[name] = routes_action([route_components_pb2.Route(match=everything(), route=action)])
+        by_name[name] = routes_action(model_routes(state, deployment, serving, GATEWAY))
     return exact(MODEL_HEADER, by_name, routes_action(_grpc_without_model()))
 
 
@@ -118,26 +130,22 @@ def _rest_by_model(state: State, serving: Serving) -> OnMatch:
     }
     nothing_here = json_reply(HTTPStatus.NOT_FOUND, _NOTHING_HERE)
     for name, deployment in _available(state, serving).items():
-        by_name[name] = routes_action([_to_model_http(state, deployment, serving), _refuse_trace(), nothing_here])
+        by_name[name] = routes_action([*_to_model_http(state, deployment, serving), _refuse_trace(), nothing_here])
     unknown = json_reply(HTTPStatus.NOT_FOUND, "no model of that name: %REQ(:PATH)%; see: aimesh models list")
     below = {f"/v2/models/{name}{mark}": action for name, action in by_name.items() for mark in "/?"}
     itself = {f"/v2/models/{name}": action for name, action in by_name.items()}
     return longest_prefix(":path", below, exact(":path", itself, routes_action([unknown])))
 
 
-def _to_model_http(state: State, deployment: routing_pb2.Deployment, serving: Serving) -> route_components_pb2.Route:
-    action = route_action(
-        deployment.policy,
-        shares(state, deployment, serving),
-        lambda version: http_cluster(deployment.name, version),
-        http=True,
-    )
-    # Everything that can be asked of a model: what is not here is refused, also what a newer Triton adds.
-    match = route_components_pb2.RouteMatch()
-    match.safe_regex.regex = f"{_MODEL_PATH}(/(infer|generate|generate_stream|ready|config|stats))?"
-    route = route_components_pb2.Route(match=match, route=action)
-    route.typed_per_filter_config[REST_FILTER].CopyFrom(_switched_on())
-    return route
+def _to_model_http(
+    state: State, deployment: routing_pb2.Deployment, serving: Serving
+) -> list[route_components_pb2.Route]:
+    routes = model_routes(state, deployment, serving, GATEWAY_REST)
+    for route in routes:
+        # Everything that can be asked of a model: what is not here is refused, also what a newer Triton adds.
+        route.match.safe_regex.regex = f"{_MODEL_PATH}(/(infer|generate|generate_stream|ready|config|stats))?"
+        route.typed_per_filter_config[REST_FILTER].CopyFrom(_switched_on())
+    return routes
 
 
 def _refuse_trace() -> route_components_pb2.Route:
@@ -145,6 +153,10 @@ def _refuse_trace() -> route_components_pb2.Route:
     match = route_components_pb2.RouteMatch()
     match.safe_regex.regex = f"{_MODEL_PATH}/trace.*"
     return json_reply(HTTPStatus.FORBIDDEN, _REFUSED, match)
+
+
+def _no_rest() -> OnMatch:
+    return routes_action([json_reply(HTTPStatus.NOT_IMPLEMENTED, _NO_REST)])
 
 
 def _rest_refused() -> OnMatch:
@@ -156,7 +168,7 @@ def _to_any_node(cluster: str, *, http: bool) -> route_components_pb2.Route:
         cluster=cluster,
         timeout=duration_pb2.Duration(),
         idle_timeout=duration_pb2.Duration(),
-        retry_policy=retry_policy(_POLICY, http=http),
+        retry_policy=retry_policy(_POLICY, GATEWAY_REST if http else GATEWAY),
     )
     return route_components_pb2.Route(match=everything(), route=action)
 
@@ -172,9 +184,9 @@ def _to_coordinators() -> route_components_pb2.Route:
 
 
 def _available(state: State, serving: Serving) -> dict[str, routing_pb2.Deployment]:
-    """Deployments with a ready replica that takes requests."""
+    """Deployments with a ready replica that takes requests, of their own or of a fallback."""
     return {
-        name: deployment for name, deployment in state.deployments.items() if is_available(state, deployment, serving)
+        name: deployment for name, deployment in state.deployments.items() if can_answer(state, deployment, serving)
     }
 
 

@@ -1,14 +1,17 @@
-"""How a deployment's requests travel: the part of a route that gRPC clients and the gateway share."""
+"""How a deployment's requests travel, as a route's action; gRPC programs are not told what they could not do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
 from aimesh.routing.v1 import routing_pb2
 from coordinator.xds.readiness import VersionWeight
+from coordinator.xds.snapshot import packed_any
 
 DEFAULT_RETRIES = 2
 CLIENT_SLACK_MS = 2_000
@@ -22,40 +25,64 @@ _MOST_WEIGHT = 1 << 31
 
 # gRPC's own client heeds "unavailable" and skips the rest; its transport gives UNAVAILABLE for refused connections,
 # refused streams and resets alike. Envoy sees those below gRPC, where there is no status yet, and needs their names.
-_GRPC_RETRY_ON = "unavailable,connect-failure,refused-stream,reset"
+_UNREACHABLE = ("connect-failure", "refused-stream", "reset")
 # A REST request that resets its connection is not tried elsewhere: it may have killed that Triton (see REST_FILTER).
-_HTTP_RETRY_ON = "connect-failure,refused-stream,retriable-status-codes"
+_HTTP_UNREACHABLE = ("connect-failure", "refused-stream")
+_HTTP_OF = {"CANCELLED": 499, "DEADLINE_EXCEEDED": 504, "INTERNAL": 500, "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}
+RETRIABLE_CODES = tuple(_HTTP_OF)
+"""gRPC codes that both engines can try again on."""
+DEFAULT_BACK_OFF_MS = 25
+_MOST_BACK_OFF = 10
 _PREVIOUS_HOSTS = "envoy.retry_host_predicates.previous_hosts"
 _PREVIOUS_HOSTS_TYPE = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+_PREVIOUS_PRIORITIES = "envoy.retry_priorities.previous_priorities"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Whose route it is."""
+
+    gateway: bool
+    """Envoy; otherwise a gRPC program."""
+    http: bool = False
+    """It is a route for REST."""
+
+
+PROGRAMS, GATEWAY, GATEWAY_REST = Engine(gateway=False), Engine(gateway=True), Engine(gateway=True, http=True)
 
 
 def route_action(
-    policy: routing_pb2.RoutePolicy,
-    versions: Sequence[VersionWeight],
-    cluster_of: Callable[[str], str],
-    *,
-    http: bool = False,
-    slack_ms: int = 0,
+    policy: routing_pb2.RoutePolicy, versions: Sequence[VersionWeight], cluster_of: Callable[[str], str], engine: Engine
 ) -> route_components_pb2.RouteAction:
-    """The action that carries requests to `versions` (at least one); `cluster_of` names a version's cluster.
-
-    `slack_ms` milliseconds are added to the policy's timeout, if it has one.
-    """
+    """The action that carries requests to `versions` (at least one); `cluster_of` names a version's cluster."""
     action = route_components_pb2.RouteAction(
         # Explicit, because Envoy's default would end every call after 15 s. gRPC clients do not read it.
         timeout=duration_pb2.Duration(),
         idle_timeout=duration_pb2.Duration(),
-        retry_policy=retry_policy(policy, http=http),
+        retry_policy=retry_policy(policy, engine),
     )
     if policy.HasField("timeout") and policy.timeout.ToNanoseconds() > 0:
         # The one bound that both engines put on a whole call, streams and retries included.
+        slack_ms = 0 if engine.gateway else CLIENT_SLACK_MS
         action.max_stream_duration.max_stream_duration.FromMilliseconds(_timeout_ms(policy) + slack_ms)
+    if engine.gateway and policy.HasField("hedge"):
+        action.hedge_policy.hedge_on_per_try_timeout = True
+    sticky = policy.sticky.header if engine.gateway else ""
+    _hash_on(action, {policy.balancer.ring_hash.header, sticky})
     if len(versions) == 1:
         action.cluster = cluster_of(versions[0][0])
         return action
     for version, weight in _countable(versions):
         action.weighted_clusters.clusters.add(name=cluster_of(version), weight=wrappers_pb2.UInt32Value(value=weight))
+    if sticky:
+        action.weighted_clusters.use_hash_policy.value = True
     return action
+
+
+def _hash_on(action: route_components_pb2.RouteAction, headers: set[str]) -> None:
+    """Both a version of a split and a replica of a ring are found by this hash; without the header it is random."""
+    for header in sorted(headers - {""}):
+        action.hash_policy.add().header.header_name = header
 
 
 def _timeout_ms(policy: routing_pb2.RoutePolicy) -> int:
@@ -71,21 +98,42 @@ def _countable(versions: Sequence[VersionWeight]) -> Sequence[VersionWeight]:
     return [(version, max(weight * _MOST_WEIGHT // total, 1)) for version, weight in versions]
 
 
-def retry_policy(policy: routing_pb2.RoutePolicy, *, http: bool = False) -> route_components_pb2.RetryPolicy | None:
+def retry_policy(policy: routing_pb2.RoutePolicy, engine: Engine) -> route_components_pb2.RetryPolicy | None:
     """When to try again; None when the deployment turned retries off."""
     retries = policy.retry.max_retries if policy.HasField("retry") else DEFAULT_RETRIES
     if retries == 0:
         return None
+    codes = list(dict.fromkeys(policy.retry.codes)) or ["UNAVAILABLE"]
     retry = route_components_pb2.RetryPolicy(
-        retry_on=_HTTP_RETRY_ON if http else _GRPC_RETRY_ON,
+        retry_on=",".join(_retry_on(codes, engine)),
         num_retries=wrappers_pb2.UInt32Value(value=retries),
-        retry_back_off=route_components_pb2.RetryPolicy.RetryBackOff(
-            base_interval=duration_pb2.Duration(nanos=25_000_000), max_interval=duration_pb2.Duration(nanos=250_000_000)
-        ),
-        retriable_status_codes=[503] if http else [],
+        retriable_status_codes=[_HTTP_OF[code] for code in codes] if engine.http else [],
         # Envoy: another host than the one that just failed; gRPC's round_robin goes on to the next anyway.
         host_selection_retry_max_attempts=5,
     )
+    back_off_ms = policy.retry.back_off.ToMilliseconds() or DEFAULT_BACK_OFF_MS
+    retry.retry_back_off.base_interval.FromMilliseconds(back_off_ms)
+    retry.retry_back_off.max_interval.FromMilliseconds(back_off_ms * _MOST_BACK_OFF)
     predicate = retry.retry_host_predicate.add(name=_PREVIOUS_HOSTS)
     predicate.typed_config.type_url = _PREVIOUS_HOSTS_TYPE
+    if engine.gateway:
+        _bound_tries(retry, policy)
     return retry
+
+
+def _bound_tries(retry: route_components_pb2.RetryPolicy, policy: routing_pb2.RoutePolicy) -> None:
+    bound = policy.hedge.delay if policy.HasField("hedge") else policy.try_timeout
+    if bound.ToNanoseconds() > 0:
+        retry.per_try_timeout.CopyFrom(bound)
+    if policy.fallbacks:
+        # Two tries at the deployment itself, the next at a fallback: its replicas may be dead and not yet left out.
+        retry.retry_priority.name = _PREVIOUS_PRIORITIES
+        frequency = previous_priorities_config_pb2.PreviousPrioritiesConfig(update_frequency=2)
+        retry.retry_priority.typed_config.CopyFrom(packed_any(frequency))
+
+
+def _retry_on(codes: Sequence[str], engine: Engine) -> list[str]:
+    unreachable = (_HTTP_UNREACHABLE if engine.http else _UNREACHABLE) if "UNAVAILABLE" in codes else ()
+    if engine.http:
+        return [*unreachable, "retriable-status-codes"]
+    return [*(code.lower().replace("_", "-") for code in codes), *unreachable]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aimesh.membership.v1 import membership_pb2
@@ -34,7 +35,7 @@ class Serving:
     by_version: Mapping[VersionKey, tuple[Endpoint, ...]]
     """Endpoints of each version, by node id: the nodes of `coordinator.state.serving_nodes`."""
     ready: tuple[Endpoint, ...]
-    """Every READY node, by id: these answer calls that name no model."""
+    """Every node whose Triton takes requests, by id: these answer calls that name no model."""
 
     def of(self, name: str, version: str) -> tuple[Endpoint, ...]:
         """Endpoints of one version; empty when none is ready."""
@@ -45,8 +46,8 @@ def find_serving(state: State) -> Serving:
     """The state's serving nodes as endpoints; those whose address is no IP address are left out."""
     ready = {
         node.id: Endpoint(node.id, ip, node.report.triton.grpc_port, node.report.triton.http_port)
-        for _, node in sorted(state.nodes.items())
-        if node.state == membership_pb2.NODE_STATE_READY and (ip := ip_of(node.address))
+        for node in state.answering.values()
+        if (ip := ip_of(node.address))
     }
     by_version = {
         key: tuple(ready[node_id] for node_id in dict.fromkeys(node.id for node in nodes) if node_id in ready)
@@ -55,6 +56,7 @@ def find_serving(state: State) -> Serving:
     return Serving(by_version, tuple(ready.values()))
 
 
+@functools.lru_cache(maxsize=16_384)
 def ip_of(host: str) -> str:
     """The IP address as it is usually written; empty when it is a name.
 
@@ -86,6 +88,15 @@ def why_unavailable(state: State, deployment: routing_pb2.Deployment) -> str:
     if not weighted:
         return f"model {deployment.name}: none of its versions has a weight; give one with: aimesh deploy"
     return "; ".join(_why_target(state, deployment.name, target) for target in weighted)
+
+
+def why_out(state: State, key: VersionKey, endpoints: Collection[str]) -> list[tuple[str, str]]:
+    """(node, reason) of each node that was given the version and is not among its endpoints, by node."""
+    return [
+        (node_id, _reason(node_id, state.nodes.get(node_id), key)[1].removeprefix(f"{node_id}: "))
+        for node_id, assigned in sorted(state.assignments.items())
+        if key in assigned and node_id not in endpoints
+    ]
 
 
 def _why_target(state: State, name: str, target: routing_pb2.Target) -> str:

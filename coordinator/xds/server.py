@@ -114,7 +114,10 @@ class XdsServer:
 
 
 def _changes(before: Snapshot, after: Snapshot) -> Iterator[Watched]:
-    """Resources that were added, changed or removed."""
-    for type_url in SHORT_NAMES:
-        old, new = before.resources[type_url], after.resources[type_url]
-        yield from ((type_url, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    """Resources that were added, changed or removed for either kind of client."""
+    for gateway in (False, True) if after.gateways is not None else (False,):
+        past, present = before.view(gateway=gateway), after.view(gateway=gateway)
+        for type_url in SHORT_NAMES:
+            old, new = past.resources[type_url], present.resources[type_url]
+            if old is not new:
+                yield from ((type_url, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name))

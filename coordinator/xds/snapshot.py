@@ -29,6 +29,12 @@ class Snapshot:
     """The etcd revision, in decimal."""
     resources: Mapping[str, Resources]
     """By type URL; all four types are there."""
+    gateways: Snapshot | None = None
+    """What gateways get instead, where the two kinds of clients read the contract in different ways."""
+
+    def view(self, *, gateway: bool) -> Snapshot:
+        """What a gateway gets, or what a gRPC program gets."""
+        return self.gateways if gateway and self.gateways is not None else self
 
 
 def pack(message: Message) -> bytes:

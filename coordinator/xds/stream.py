@@ -33,6 +33,11 @@ class ClientStream:
         """The client's own id and the number of its stream, which tells two programs with one id apart."""
         return f"{self.node.id if self.node else ''}#{self.number}"
 
+    @property
+    def is_gateway(self) -> bool:
+        """Whether it is Envoy; otherwise it is a gRPC program."""
+        return self.node is not None and self.node.user_agent_name == "envoy"
+
     def ring(self) -> None:
         """Makes `next_response` look again."""
         self._bell.set()
@@ -59,11 +64,12 @@ class ClientStream:
         patient = True
         while not self.ended:
             self._bell.clear()
-            if newest.snapshot is not None:
-                response = self.state.next_response(newest.snapshot, patient=patient)
+            snapshot = newest.snapshot and newest.snapshot.view(gateway=self.is_gateway)
+            if snapshot is not None:
+                response = self.state.next_response(snapshot, patient=patient)
                 if response is not None:
                     return response
-            patient = await self._rung(newest.snapshot)
+            patient = await self._rung(snapshot)
         return None
 
     async def _rung(self, snapshot: Snapshot | None) -> bool:

@@ -8,17 +8,20 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from meshkit.channel import MAX_MESSAGE_BYTES
 from meshkit.errors import AimeshError, DeadlineError, UnavailableError
 from meshkit.grpc_errors import from_call
+from meshkit.tls import TlsSettings, channel_credentials
+from node_agent.certificates import server_name
+from node_agent.triton.launch import SECRET_KEY
 
 CONTROL_TIMEOUT_S = 5.0
 """Deadline of calls that Triton answers from memory."""
 
 # No keepalive pings: a Triton that the agent did not start takes them for an attack and hangs up.
-_OPTIONS: list[tuple[str, int]] = [
+_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.enable_http_proxy", 0),
@@ -36,13 +39,48 @@ class IndexEntry:
     reason: str
 
 
+@dataclass(frozen=True)
+class Counters:
+    """What a model has done since Triton loaded it; times are summed, in nanoseconds."""
+
+    successes: int
+    failures: int
+    success_ns: int
+    queue_ns: int
+
+
 class TritonClient:
     """One Triton, by `host:port`. Every method raises a leaf of meshkit.errors, UnavailableError when none answers."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: TlsSettings | None = None) -> None:
+        """Raises PreconditionError when the files of `tls` cannot be used."""
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self.secret = ""
+        """Opens the calls that Triton keeps for its agent."""
+        self._tls = tls or TlsSettings()
+        self._replaced: grpc.aio.Channel | None = None
+        self._channel = self._connect()
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def renew(self) -> None:
+        """Connects anew with the certificate that lies on the disk. Calls in flight go on over the old connection.
+
+        Raises PreconditionError when the files cannot be used, and goes on as before.
+        """
+        channel = self._connect()
+        if self._replaced is not None:
+            await self._replaced.close(None)
+        self._replaced, self._channel = self._channel, channel
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+    def _connect(self) -> grpc.aio.Channel:
+        credentials = channel_credentials(self._tls)
+        if credentials is None:
+            return grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        _, certificate, _ = self._tls.read()
+        name = server_name(certificate, self.address.rpartition(":")[0])
+        override = [("grpc.ssl_target_name_override", name)] if name else []
+        return grpc.aio.secure_channel(self.address, credentials, options=[*_OPTIONS, *override])
 
     async def live(self, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
         """Whether it answers at all; never raises."""
@@ -60,18 +98,29 @@ class TritonClient:
     async def load(self, name: str, timeout_s: float) -> None:
         """Loads or reloads a model from the repository; returns when it is ready, raises with Triton's reason."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=name)
-        await self._call(self._stub.RepositoryModelLoad(request, timeout=timeout_s))
+        await self._call(self._stub.RepositoryModelLoad(request, timeout=timeout_s, metadata=self._key()))
 
     async def unload(self, name: str) -> None:
         """Asks Triton to unload a model. Requests in flight go on: see `index` for when it is gone."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
-        await self._call(self._stub.RepositoryModelUnload(request, timeout=CONTROL_TIMEOUT_S))
+        await self._call(self._stub.RepositoryModelUnload(request, timeout=CONTROL_TIMEOUT_S, metadata=self._key()))
 
     async def index(self) -> dict[str, IndexEntry]:
         """Every model in the repository, by name."""
         request = service_pb2.RepositoryIndexRequest()
-        answer = await self._call(self._stub.RepositoryIndex(request, timeout=CONTROL_TIMEOUT_S))
+        answer = await self._call(self._stub.RepositoryIndex(request, timeout=CONTROL_TIMEOUT_S, metadata=self._key()))
         return {model.name: IndexEntry(model.state, model.reason) for model in answer.models}
+
+    async def config(self, name: str) -> model_config_pb2.ModelConfig:
+        """The configuration that a loaded model was loaded with."""
+        request = service_pb2.ModelConfigRequest(name=name)
+        answer = await self._call(self._stub.ModelConfig(request, timeout=CONTROL_TIMEOUT_S))
+        return answer.config
+
+    async def counters(self, timeout_s: float) -> dict[str, Counters]:
+        """What each loaded model has done, by name, in one call."""
+        answer = await self._call(self._stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=timeout_s))
+        return {model.name: _counters(model.inference_stats) for model in answer.model_stats}
 
     async def executions(self, model: str = "") -> int:
         """Requests answered since the models were loaded, failed ones included; of one model when it is named."""
@@ -94,12 +143,21 @@ class TritonClient:
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
         await self._channel.close(None)
+        if self._replaced is not None:
+            await self._replaced.close(None)
+
+    def _key(self) -> tuple[tuple[str, str], ...]:
+        return ((f"triton-grpc-protocol-{SECRET_KEY}", self.secret),) if self.secret else ()
 
     async def _call(self, awaitable: Awaitable[Any]) -> Any:
         try:
             return await awaitable
         except grpc.aio.AioRpcError as error:
             raise _explain(error, self.address) from None
+
+
+def _counters(stats: service_pb2.InferStatistics) -> Counters:
+    return Counters(stats.success.count, stats.fail.count, stats.success.ns, stats.queue.ns)
 
 
 async def _once(request: service_pb2.ModelInferRequest) -> AsyncIterator[service_pb2.ModelInferRequest]:

@@ -10,6 +10,7 @@ from meshkit.errors import AimeshError
 from node_agent.settings import AgentSettings
 from node_agent.triton.selftest import run_selftest
 from node_agent.triton.server import READY, STARTING, STOPPING, InferenceServer
+from node_agent.waiting import first
 
 _POLL_S = 1.0
 
@@ -21,15 +22,21 @@ class ExternalTriton(InferenceServer):
         assert settings.triton.external_address is not None
         super().__init__(settings, data_dir, settings.triton.external_address)
 
+    async def adopt(self) -> bool:
+        """It is never this agent's own; what an earlier agent had loaded there goes on."""
+        self.repository.mkdir(parents=True, exist_ok=True)
+        await self._look()
+        return self.status.ready
+
     async def run(self) -> None:
         """Follows whether it is ready until stopped."""
         self.repository.mkdir(parents=True, exist_ok=True)
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() and not self._handed_over.is_set():
                 await self._look()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_POLL_S):
-                        await self._stop.wait()
+                        await first(self._stop.wait(), self._handed_over.wait())
             self._set(state=STOPPING)
         finally:
             await self.client.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import shutil
 import socket
 import sys
@@ -13,9 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshkit.errors import ExhaustedError, PreconditionError
-from node_agent.settings import TritonSettings
+from meshkit.tls import TlsSettings
+from node_agent.settings import AgentSettings, TritonSettings
 
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_RESTRICTED = "model-repository,shared-memory,trace,logging"
+"""Triton's names of the calls that are the agent's alone; health, metadata, configuration, statistics and inference are
+everybody's."""
+SECRET_KEY = "aimesh-agent"  # noqa: S105  # the header's name
+"""The header that opens them over REST; over gRPC it is `triton-grpc-protocol-` and this."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +84,32 @@ def _python_library() -> tuple[Path, ...]:
 
 
 def prepare_backends(files: TritonFiles, target: Path) -> Path:
-    """A copy of the backends (a few MB) with the stub for this Python in it, made anew. Returns its directory.
+    """A copy of the backends (a few MB) with the stub for this Python in it, made when it lacks. Gives its directory.
 
     Without a stub to add, the backends are used where they are.
     """
     if files.stub is None:
         return files.backends
+    if _same(files.stub, target / "python" / files.stub.name) and all(
+        _same(path, target / path.relative_to(files.backends)) for path in _files_below(files.backends)
+    ):
+        return target  # needs no space on a disk that may be full
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(files.backends, target, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(files.stub, target / "python" / files.stub.name)
     return target
+
+
+def _files_below(directory: Path) -> list[Path]:
+    """All but what Python writes there itself."""
+    return [path for path in sorted(directory.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+
+
+def _same(source: Path, copy: Path) -> bool:
+    if not copy.exists():
+        return False
+    ours, theirs = source.stat(), copy.stat()
+    return (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
 
 
 def memory_prefix(data_dir: Path) -> str:
@@ -94,33 +117,70 @@ def memory_prefix(data_dir: Path) -> str:
     return f"aimesh_{hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]}"
 
 
-def command(
-    settings: TritonSettings, server: Path, backends: Path, data_dir: Path, drain_s: float, node_id: str
-) -> list[str]:
-    """Triton's command line."""
-    python = "--backend-config=python,"
+def command(settings: AgentSettings, server: Path, backends: Path, secret: str) -> list[str]:
+    """Triton's command line. `secret` opens the calls that change what it serves.
+
+    Everybody on this machine can read a command line: it keeps out who comes over the network.
+    """
+    triton, python = settings.triton, "--backend-config=python,"
+    # Triton's REST and metrics servers know no TLS.
+    plain = "127.0.0.1" if settings.tls.on else triton.listen
     return [
         str(server),
-        f"--id={node_id}",
-        f"--model-repository={data_dir / 'repository'}",
+        f"--id={settings.node_id}",
+        f"--model-repository={settings.data_dir / 'repository'}",
         "--model-control-mode=explicit",
         # Strict, one model that failed or was unloaded would make the whole server "not ready" to every client.
         "--strict-readiness=false",
         f"--backend-directory={backends}",
-        f"{python}shm-region-prefix-name={memory_prefix(data_dir)}",
-        f"{python}stub-timeout-seconds={max(30, int(settings.start_timeout_s))}",
-        f"--grpc-address={settings.listen}",
-        f"--grpc-port={settings.grpc_port}",
-        f"--http-address={settings.listen}",
-        f"--http-port={settings.http_port}",
-        f"--metrics-address={settings.listen}",
-        f"--metrics-port={settings.metrics_port}",
+        f"{python}shm-region-prefix-name={memory_prefix(settings.data_dir)}",
+        f"{python}stub-timeout-seconds={max(30, int(triton.start_timeout_s))}",
+        f"--grpc-address={triton.listen}",
+        f"--grpc-port={triton.grpc_port}",
+        f"--http-address={plain}",
+        f"--http-port={triton.http_port}",
+        f"--metrics-address={plain}",
+        f"--metrics-port={triton.metrics_port}",
+        *_tls_flags(settings.tls),
+        f"--grpc-restricted-protocol={_RESTRICTED}:{SECRET_KEY}={secret}",
+        f"--http-restricted-api={_RESTRICTED}:{SECRET_KEY}={secret}",
         # Clients that check their connections often are welcome, as at every server of the mesh.
         "--grpc-http2-min-recv-ping-interval-without-data=5000",
         "--grpc-http2-max-ping-strikes=0",
-        f"--exit-timeout-secs={max(1, round(drain_s))}",
+        f"--exit-timeout-secs={max(1, round(settings.drain_s))}",
         "--log-format=ISO8601",
     ]
+
+
+def _tls_flags(tls: TlsSettings) -> list[str]:
+    """Triton reads the files once, as it starts."""
+    if not tls.on:
+        return []
+    return [
+        "--grpc-use-ssl=1",
+        "--grpc-use-ssl-mutual=1",
+        f"--grpc-server-cert={tls.cert}",
+        f"--grpc-server-key={tls.key}",
+        f"--grpc-root-cert={tls.ca}",
+    ]
+
+
+def fingerprint(settings: AgentSettings, files: TritonFiles, environ: Mapping[str, str]) -> str:
+    """Of everything that a Triton was started with, but for its secret and what is in the files of its certificate.
+
+    Equal for two agents exactly when one may go on with the Triton of the other. Blocks on the disk.
+    """
+    paths = [files.server, *(path for path in (files.stub,) if path), *_files_below(files.backends)]
+    facts = {
+        "command": command(settings, files.server, files.backends, ""),
+        "files": [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths],
+        "environment": sorted(
+            (key, value)
+            for key, value in environment(environ, files.libraries).items()
+            if key.startswith(("CUDA_", "LD_", "NVIDIA_", "OMP_", "PYTHON"))
+        ),
+    }
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def environment(base: Mapping[str, str], libraries: tuple[Path, ...]) -> dict[str, str]:
@@ -134,18 +194,19 @@ def environment(base: Mapping[str, str], libraries: tuple[Path, ...]) -> dict[st
     return {**base, "LD_LIBRARY_PATH": ":".join(paths), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
-def check_ports(settings: TritonSettings) -> None:
+def check_ports(settings: AgentSettings) -> None:
     """Raises ExhaustedError naming the setting and the port when another program listens on one of Triton's ports."""
-    for key in ("grpc_port", "http_port", "metrics_port"):
-        port = int(getattr(settings, key))
-        family = socket.AF_INET6 if ":" in settings.listen else socket.AF_INET
+    triton, plain = settings.triton, "127.0.0.1" if settings.tls.on else settings.triton.listen
+    for key, host in (("grpc_port", triton.listen), ("http_port", plain), ("metrics_port", plain)):
+        port = int(getattr(triton, key))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((settings.listen, port))
+                probe.bind((host, port))
             except OSError as error:
                 raise ExhaustedError(
-                    f"Triton cannot listen on {settings.listen}:{port}: {error.strerror}",
+                    f"Triton cannot listen on {host}:{port}: {error.strerror}",
                     hint=f"set agent.triton.{key} to a free port, or end the program that has it (see: ss -ltnp)",
                     reason="PORT_TAKEN",
                 ) from None

@@ -1,9 +1,8 @@
-"""Triton's process group: remembered on disk, so that an agent that was killed leaves nothing to its successor."""
+"""Ends what an earlier agent of a data directory left and nobody can use: Triton, its stubs, its shared memory."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -11,16 +10,11 @@ from pathlib import Path
 
 import psutil
 
-from meshkit.files import write_atomically
 from meshkit.process import ProcessId
 from node_agent.triton.launch import memory_prefix
+from node_agent.triton.record import read_record, remove_record
 
 _DEATH_S = 10.0
-
-
-def remember(data_dir: Path, process: ProcessId) -> None:
-    """Writes down which Triton this agent has started."""
-    write_atomically(_record(data_dir), json.dumps({"pid": process.pid, "started": process.started}).encode())
 
 
 def end_leftovers(data_dir: Path) -> list[int]:
@@ -34,7 +28,7 @@ def end_leftovers(data_dir: Path) -> list[int]:
     deadline = time.monotonic() + _DEATH_S
     while any(process.alive() for process in found) and time.monotonic() < deadline:
         time.sleep(0.01)  # its ports are free when it is dead, not when it is told to die
-    _record(data_dir).unlink(missing_ok=True)
+    remove_record(data_dir)
     _release_memory(data_dir)
     return [process.pid for process in found]
 
@@ -52,18 +46,10 @@ def kill_group(leader: ProcessId) -> None:
         os.killpg(leader.pid, signal.SIGKILL)
 
 
-def _record(data_dir: Path) -> Path:
-    return data_dir / "triton.json"
-
-
 def _recorded(data_dir: Path) -> list[ProcessId]:
-    try:
-        record = json.loads(_record(data_dir).read_text())
-        return [ProcessId(int(record["pid"]), float(record["started"]))]
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError, TypeError):
-        return []  # written by no agent of ours; _running finds a Triton that runs
+    """None when the record is missing or garbage: `_running` finds a Triton that runs."""
+    record = read_record(data_dir)
+    return [record.process] if record is not None else []
 
 
 def _running(data_dir: Path) -> list[ProcessId]:

@@ -32,11 +32,18 @@ class TritonStatus:
     pid: int = 0
     version: str = ""
     message: str = ""
+    silent: bool = False
+    """It runs and has not answered for some seconds; what it had loaded may answer again."""
 
     @property
     def ready(self) -> bool:
         """Whether it takes models and answers."""
         return self.state == READY
+
+    @property
+    def holds(self) -> int:
+        """The generation of what is loaded at this moment; 0 for nothing."""
+        return self.generation if self.ready or self.silent else 0
 
 
 class InferenceServer:
@@ -46,24 +53,37 @@ class InferenceServer:
         self.settings = settings
         self.data_dir = data_dir
         self.status = TritonStatus()
-        self.client = TritonClient(address)
+        self.client = TritonClient(address, settings.tls)
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of `status`."""
         self._ready = asyncio.Event()
         self._stop = asyncio.Event()
+        self._handed_over = asyncio.Event()
 
     @property
     def repository(self) -> Path:
         """Triton's model repository."""
         return self.data_dir / "repository"
 
+    async def adopt(self) -> bool:
+        """Takes over what an earlier agent of the directory left, before `run`; whether there was something to take."""
+        return False
+
     async def run(self) -> None:
-        """Until stopped. Cancelled, it ends what it started at once."""
+        """Until stopped or handed over. Cancelled, it leaves what it started to the agent that comes after."""
         raise NotImplementedError
 
     def stop(self) -> None:
         """Lets requests in flight finish (at most drain_s), then `run` returns."""
         self._stop.set()
+
+    def hand_over(self) -> None:
+        """`run` returns at once, and Triton goes on without this agent."""
+        self._handed_over.set()
+
+    async def certificate_changed(self) -> None:
+        """Uses the certificate that lies on the disk by now for calls to Triton. Raises PreconditionError."""
+        await self.client.renew()
 
     async def wait_ready(self) -> int:
         """Waits until it is ready; gives the generation."""
@@ -76,7 +96,7 @@ class InferenceServer:
         return membership_pb2.Triton(
             state=self.status.state,
             grpc_port=int(self.client.address.rpartition(":")[2]),
-            http_port=triton.http_port,
+            http_port=0 if self.settings.tls.on else triton.http_port,  # REST without TLS is in no route
             metrics_port=triton.metrics_port,
             pid=self.status.pid,
             version=self.status.version,

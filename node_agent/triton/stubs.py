@@ -34,6 +34,7 @@ class StubWatch:
         self._repository = repository
         self._died = died
         self._watched: defaultdict[str, list[int]] = defaultdict(list)
+        self._condemned: dict[ProcessId, float] = {}
 
     def find(self, triton_pid: int, name: str) -> frozenset[ProcessId]:
         """A model's stubs below Triton; none when Triton is not a process of this machine. Blocks."""
@@ -77,6 +78,23 @@ class StubWatch:
         for descriptor in self._watched.pop(name, []):
             loop.remove_reader(descriptor)
             os.close(descriptor)
+
+    def condemn(self, processes: Iterable[ProcessId], patience_s: float) -> None:
+        """These are of no use any more: `reap` ends those that are still there in patience_s seconds."""
+        until = time.monotonic() + patience_s
+        self._condemned.update(dict.fromkeys(processes, until))
+
+    @property
+    def condemned(self) -> frozenset[ProcessId]:
+        """Those that `reap` will end."""
+        return frozenset(self._condemned)
+
+    def reap(self) -> None:
+        """Kills the condemned whose time has come. Blocks for some milliseconds."""
+        due = [process for process, until in list(self._condemned.items()) if time.monotonic() >= until]
+        for process in due:
+            del self._condemned[process]
+        self.end(due, 0.0)
 
     def close(self) -> None:
         """Forgets all."""

@@ -19,7 +19,7 @@ from meshkit.errors import NotFoundError
 from meshkit.grpc_errors import from_call
 from tools.cli import kserve
 from tools.cli.client import CALL_TIMEOUT_S, connect
-from tools.cli.target import Mesh, require_gateway
+from tools.cli.target import Mesh
 from tools.cli.tensors import parse_inputs
 
 Array = npt.NDArray[Any]
@@ -35,7 +35,7 @@ class Sampling:
 
 async def deployed_version(mesh: Mesh, name: str) -> registry_pb2.ModelVersion:
     """The version that gets most of a model's requests. Raises NotFoundError when the model is not deployed."""
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         routing = routing_pb2_grpc.RoutingServiceStub(channel)
         try:
             answer = await routing.GetDeployment(routing_pb2.GetDeploymentRequest(name=name), timeout=CALL_TIMEOUT_S)
@@ -60,7 +60,7 @@ async def infer(mesh: Mesh, name: str, texts: list[str], timeout_s: float) -> li
     inputs = parse_inputs(signature, texts)
     check_inputs(signature, inputs)
     request = kserve.build_request(name, inputs)
-    async with connect((require_gateway(mesh),), "gateway") as channel:
+    async with connect(mesh, "gateway") as channel:
         if signature.decoupled:
             return [answer async for answer in kserve.stream(channel, request, timeout_s)]
         return [await kserve.infer(channel, request, timeout_s)]
@@ -81,7 +81,7 @@ async def chat(
     }
     check_inputs((await deployed_version(mesh, name)).signature, inputs)
     request = kserve.build_request(name, inputs)
-    async with connect((require_gateway(mesh),), "gateway") as channel:
+    async with connect(mesh, "gateway") as channel:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a letter may come in two pieces
         async for outputs in kserve.stream(channel, request, timeout_s):
             yield decoder.decode(b"".join(outputs["text_output"].ravel().tolist()))
@@ -92,7 +92,7 @@ async def embed(mesh: Mesh, name: str, texts: Sequence[str], timeout_s: float) -
     """Embeddings, FP32 [number of texts, dimension]."""
     inputs = {"text": kserve.text_array(*texts)}
     check_inputs((await deployed_version(mesh, name)).signature, inputs)
-    async with connect((require_gateway(mesh),), "gateway") as channel:
+    async with connect(mesh, "gateway") as channel:
         outputs = await kserve.infer(channel, kserve.build_request(name, inputs), timeout_s)
     return outputs["embedding"]
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from meshkit.channel import aio_channel
 from meshkit.errors import UnavailableError
 from meshkit.grpc_errors import from_call
+from tools.cli.target import Mesh, require_gateway
 
 Result = TypeVar("Result")
 
 CALL_TIMEOUT_S = 15.0
 """Deadline of one short call."""
 CONNECT_TIMEOUT_S = 3.0
-"""How long one address may take to accept a connection."""
+"""How long an address may take to accept a connection."""
+_HEALTH_TIMEOUT_S = 1.0
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
@@ -34,23 +37,56 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 @asynccontextmanager
-async def connect(addresses: tuple[str, ...], what: str) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to the first address that accepts. Raises UnavailableError naming them all when none does."""
-    for address in addresses:
-        channel = aio_channel(address)
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await channel.channel_ready()
-        except TimeoutError:
+async def connect(mesh: Mesh, what: Literal["coordinator", "gateway"]) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the gateway, or to the coordinator that accepts first. Raises UnavailableError when none does."""
+    addresses = mesh.coordinators if what == "coordinator" else (require_gateway(mesh),)
+    channels = [mesh.credentials.channel(address) for address in addresses]
+    try:
+        chosen = await _first_ready(channels)
+        if chosen is None:
+            no_tls = "" if mesh.credentials.ca else "; if it uses TLS, name a certificate: aimesh --tls-dir DIR ..."
+            raise UnavailableError(
+                f"no {what} answers at {', '.join(addresses)}",
+                hint=f"see: aimesh status; or start the mesh again: aimesh up{no_tls}",
+                reason=f"{what.upper()}_UNREACHABLE",
+            )
+        yield chosen
+    finally:
+        for channel in channels:
             await channel.close(None)
-            continue
-        try:
-            yield channel
-        finally:
-            await channel.close(None)
-        return
-    raise UnavailableError(
-        f"no {what} answers at {', '.join(addresses)}",
-        hint="see: aimesh status; or start the mesh again: aimesh up",
-        reason=f"{what.upper()}_UNREACHABLE",
-    )
+
+
+async def _first_ready(channels: Sequence[grpc.aio.Channel]) -> grpc.aio.Channel | None:
+    """The channel connected first, to a process that says it is well if there is one; None when none is in time.
+
+    A dead coordinator costs nothing, and one that has lost etcd is asked only when all have.
+    """
+    tries = {asyncio.ensure_future(_is_well(channel)): channel for channel in channels}
+    unwell: grpc.aio.Channel | None = None
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            pending = set(tries)
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for each in done:
+                    if each.result():
+                        return tries[each]
+                    unwell = unwell or tries[each]
+    except TimeoutError:
+        pass  # what is connected by now is what there is
+    finally:
+        for attempt in tries:
+            attempt.cancel()
+        await asyncio.gather(*tries, return_exceptions=True)
+    return unwell
+
+
+async def _is_well(channel: grpc.aio.Channel) -> bool:
+    """What health says, once the channel is connected; a server without health is well."""
+    await channel.channel_ready()
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    try:
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S)
+    except grpc.aio.AioRpcError as error:
+        return error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

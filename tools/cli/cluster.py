@@ -12,6 +12,7 @@ from tools.cli.options import Json, StateDir
 
 if TYPE_CHECKING:
     from tools.local.record import MeshRecord
+    from tools.local.supervisor import Request
 
 
 def up(
@@ -23,19 +24,25 @@ def up(
     port_base: Annotated[
         int | None, typer.Option(help="First of the mesh's ports. As last time, or the first free block from 8500.")
     ] = None,
+    coordinators: Annotated[int | None, typer.Option(help="Coordinators. As last time, or 1.", min=1)] = None,
+    etcd: Annotated[int | None, typer.Option(help="Members of etcd, 1 or 3. As last time, or 1.", min=1)] = None,
+    tls: Annotated[
+        bool | None,
+        typer.Option("--tls/--no-tls", help="mTLS on every link, API keys at the gateway. As last time, or without."),
+    ] = None,
 ) -> None:
-    """Start a whole mesh on this machine: etcd, a coordinator, agents with Triton, a gateway.
+    """Start a whole mesh on this machine: etcd, coordinators, agents with Triton, a gateway.
 
     Without --detach it runs until Ctrl-C. Models, deployments and ports are kept for the next time.
 
-    Example: [bold]aimesh up --nodes 3 --detach[/bold]
+    Example: [bold]aimesh up --nodes 3 --coordinators 3 --etcd 3 --detach[/bold]
     """
     from tools.cli.output import console
     from tools.cli.progress import PartsView
     from tools.local import control
     from tools.local.supervisor import Request
 
-    request = Request(_local_dir(state_dir), nodes, port_base)
+    request = Request(_local_dir(state_dir), nodes, port_base, coordinators, etcd, tls)
     already = control.running_as_asked(request)
     if already is not None:
         console().print(f"A mesh runs in {request.state_dir} already.")
@@ -47,7 +54,7 @@ def up(
             record = control.up_detached(request, view.show)
         _say_how_to_reach(record)
     else:
-        _run_in_foreground(request.state_dir, nodes, port_base)
+        _run_in_foreground(request)
 
 
 def down(state_dir: StateDir = None) -> None:
@@ -98,11 +105,10 @@ def env(state_dir: StateDir = None) -> None:
         typer.echo(line)
 
 
-def _run_in_foreground(state_dir: Path, nodes: int | None, port_base: int | None) -> None:
+def _run_in_foreground(request: Request) -> None:
     from meshkit.logs import LogSettings, configure_logs
     from tools.cli.progress import PartsView
     from tools.local import control
-    from tools.local.supervisor import Request
 
     configure_logs(LogSettings(level="error", format="text"))  # the view says the rest
     said = False
@@ -115,7 +121,7 @@ def _run_in_foreground(state_dir: Path, nodes: int | None, port_base: int | None
                 said = True
                 _say_how_to_reach(record)
 
-        control.up_foreground(Request(state_dir, nodes, port_base), listener)
+        control.up_foreground(request, listener)
 
 
 def _local_dir(state_dir: Path | None) -> Path:
@@ -134,7 +140,7 @@ def _say_how_to_reach(record: MeshRecord) -> None:
     directory = record.layout.state_dir
     chosen = "" if directory == _local_dir(None) else f" --state-dir {directory}"
     console().print(
-        f"The mesh is ready: gateway {record.layout.gateway}, coordinator {record.layout.coordinators[0]}.\n"
+        f"The mesh is ready: gateway {record.layout.gateway}, coordinators {', '.join(record.layout.coordinators)}.\n"
         f"  aimesh status{chosen}          what runs where\n"
         f'  eval "$(aimesh env{chosen})"   let any gRPC program in this shell reach it\n'
         f"  aimesh down{chosen}            stop it",

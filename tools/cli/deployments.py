@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 def deploy(
     model: Named,
     replicas: Annotated[int, typer.Option(help="Nodes that serve it.", min=1)] = 1,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="How requests travel: a RoutePolicy in TOML, YAML or JSON. As it was when not given.",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every replica answers.")] = True,
     timeout: Annotated[float, typer.Option(help="Seconds to wait.", min=0.1)] = 300.0,
     as_json: Json = False,
@@ -27,23 +35,32 @@ def deploy(
 
     Exit code 7 when not all replicas found a place (those that did, serve), 5 when a replica failed to load.
 
-    Example: [bold]aimesh deploy smollm2:1.0.0 --replicas 2[/bold]
+    A split between versions is made with: aimesh routes set
+
+    Example: [bold]aimesh deploy smollm2:1.0.0 --replicas 2 --policy chat.toml[/bold]
     """
     from tools.cli.client import run
     from tools.cli.output import console, print_json
     from tools.cli.placement import apply, no_place
     from tools.cli.plain import plain
+    from tools.cli.policy_file import read_policy
+    from tools.cli.routes import warn
     from tools.cli.target import find_mesh
 
     mesh = find_mesh(state_dir)
     name, version = split_name(model)
-    target = run(apply(mesh, name, version, replicas))
+    wanted = read_policy(policy) if policy is not None else None
+    answer = run(apply(mesh, name, version, replicas, wanted))
+    target = answer.status.targets[0]
+    if not as_json:
+        warn(answer.partial_rules)
     if wait:
         target = wait_with_progress(mesh, name, target.version, timeout)
     if len(target.nodes) < target.wanted and target.rejections:
         raise no_place(name, target)
     if as_json:
-        print_json({"name": name, **plain(target)})
+        partial = [plain(rule) for rule in answer.partial_rules]
+        print_json({"name": name, **plain(target), "partial_rules": partial})
     else:
         nodes = f" on {', '.join(target.nodes)}" if target.nodes else ""
         console().print(f"{name}:{target.version}: {target.ready} of {target.wanted} replicas ready{nodes}.")

@@ -15,11 +15,12 @@ def export_lines(mesh: Mesh) -> list[str]:
     values = {"AIMESH_COORDINATORS": ",".join(mesh.coordinators), "AIMESH_GATEWAY": mesh.gateway}
     if mesh.record is not None:
         values = {"AIMESH_STATE_DIR": str(mesh.state_dir), **values}
-        bootstrap = mesh.record.layout.xds_bootstrap
+        bootstrap, tls_dir = mesh.record.layout.xds_bootstrap, mesh.record.layout.client_tls_dir
+        values |= {"AIMESH_TLS_DIR": str(tls_dir), "AIMESH_API_KEY": mesh.credentials.api_key} if tls_dir else {}
     else:
         bootstrap = remote_bootstrap(mesh.coordinators)
-    if not bootstrap.exists():
-        write_bootstrap(mesh.coordinators, bootstrap)
+    if not bootstrap.exists() or mesh.record is None:
+        write_bootstrap(mesh.coordinators, bootstrap, mesh.credentials)
     values["GRPC_XDS_BOOTSTRAP"] = str(bootstrap)
     return [f"export {key}={shlex.quote(value)}" for key, value in values.items() if value]
 

@@ -37,6 +37,8 @@ _EXAMPLES: dict[str, Any] = {
     "coordinator.etcd.ca": "/etc/aimesh/etcd-ca.pem",
     "coordinator.etcd.cert": "/etc/aimesh/etcd-client.pem",
     "coordinator.etcd.key": "/etc/aimesh/etcd-client.key",
+    "coordinator.auth.key_file": "/etc/aimesh/api-keys.pem",
+    "coordinator.auth.ca_key": "/etc/aimesh/ca.key",
     "agent.node_id": "node-1",
     "agent.data_dir": "/var/lib/aimesh/agent",
     "agent.labels": {"zone": "rack-7"},
@@ -50,6 +52,10 @@ _EXAMPLES: dict[str, Any] = {
     "gateway.coordinators": ["10.0.0.1:8503", "10.0.0.2:8503", "10.0.0.3:8503"],
     "gateway.id": "gateway-1",
     "gateway.envoy": "/usr/local/bin/envoy",
+    "gateway.api_keys": "/etc/aimesh/jwks.json",
+    **{f"{role}.tls.ca": f"/etc/aimesh/tls/{role}/ca.pem" for role in ("agent", "coordinator", "gateway")},
+    **{f"{role}.tls.cert": f"/etc/aimesh/tls/{role}/cert.pem" for role in ("agent", "coordinator", "gateway")},
+    **{f"{role}.tls.key": f"/etc/aimesh/tls/{role}/key.pem" for role in ("agent", "coordinator", "gateway")},
 }
 """Values for keys without a default, and for those whose default belongs to a machine."""
 

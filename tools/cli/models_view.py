@@ -17,7 +17,7 @@ _DATA_TYPE = registry_pb2.DataType.DESCRIPTOR
 
 async def get_version(mesh: Mesh, name: str, version: str) -> registry_pb2.ModelVersion:
     """One version, the newest when none is named. Raises NotFoundError."""
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         registry = registry_pb2_grpc.RegistryServiceStub(channel)
         request = registry_pb2.GetVersionRequest(name=name, version=version)
         return (await registry.GetVersion(request, timeout=CALL_TIMEOUT_S)).version
@@ -27,7 +27,7 @@ async def list_versions(mesh: Mesh) -> list[registry_pb2.ModelVersion]:
     """All versions, page by page."""
     found: list[registry_pb2.ModelVersion] = []
     request = registry_pb2.ListVersionsRequest(page_size=1000)
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         registry = registry_pb2_grpc.RegistryServiceStub(channel)
         while True:
             page = await registry.ListVersions(request, timeout=CALL_TIMEOUT_S)
@@ -39,7 +39,7 @@ async def list_versions(mesh: Mesh) -> list[registry_pb2.ModelVersion]:
 
 async def delete_version(mesh: Mesh, name: str, version: str) -> None:
     """Removes a version. Raises NotFoundError, or PreconditionError while a deployment uses it."""
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         registry = registry_pb2_grpc.RegistryServiceStub(channel)
         request = registry_pb2.DeleteVersionRequest(name=name, version=version)
         await registry.DeleteVersion(request, timeout=CALL_TIMEOUT_S)

@@ -53,21 +53,23 @@ class Fare:
         return not self.busy and bool(self.failed or self.target.rejections)
 
 
-async def apply(mesh: Mesh, name: str, version: str, replicas: int) -> routing_pb2.TargetStatus:
-    """Deploys one version (the newest when none is named) alone under its name, keeping the route's policy."""
+async def apply(
+    mesh: Mesh, name: str, version: str, replicas: int, policy: routing_pb2.RoutePolicy | None = None
+) -> routing_pb2.ApplyDeploymentResponse:
+    """Deploys one version (the newest when none is named) alone under its name; without a policy, the route's stays."""
     version = version or (await get_version(mesh, name, "")).version
     target = routing_pb2.Target(version=version, replicas=replicas, weight=100)
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         routing = routing_pb2_grpc.RoutingServiceStub(channel)
-        deployment = routing_pb2.Deployment(name=name, targets=[target], policy=await _policy(routing, name))
+        policy = policy if policy is not None else await _policy(routing, name)
+        deployment = routing_pb2.Deployment(name=name, targets=[target], policy=policy)
         request = routing_pb2.ApplyDeploymentRequest(deployment=deployment)
-        answer = await routing.ApplyDeployment(request, timeout=CALL_TIMEOUT_S)
-    return answer.status.targets[0]
+        return await routing.ApplyDeployment(request, timeout=CALL_TIMEOUT_S)
 
 
 async def remove(mesh: Mesh, name: str) -> None:
     """Removes a deployment. Raises NotFoundError."""
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         routing = routing_pb2_grpc.RoutingServiceStub(channel)
         await routing.DeleteDeployment(routing_pb2.DeleteDeploymentRequest(name=name), timeout=CALL_TIMEOUT_S)
 
@@ -79,7 +81,7 @@ async def wait_placed(
 
     Raises PreconditionError when a replica failed, ExhaustedError when one found no place, DeadlineError.
     """
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
         deadline = time.monotonic() + timeout_s
         stuck_since: float | None = None
@@ -166,7 +168,7 @@ async def _routed(mesh: Mesh, name: str) -> bool:
     """Whether requests get through the gateway, which learns of a replica some milliseconds after the coordinator."""
     if not mesh.gateway:
         return True
-    async with connect((mesh.gateway,), "gateway") as channel:
+    async with connect(mesh, "gateway") as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
             answer = await stub.ModelReady(service_pb2.ModelReadyRequest(name=name), timeout=CALL_TIMEOUT_S)

@@ -17,7 +17,7 @@ from tools.cli.target import Mesh
 
 async def get_status(mesh: Mesh) -> cluster_pb2.Status:
     """The mesh's state, from the first coordinator that answers."""
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         stub = cluster_pb2_grpc.ClusterServiceStub(channel)
         answer = await stub.GetStatus(cluster_pb2.GetStatusRequest(), timeout=CALL_TIMEOUT_S)
     return answer.status
@@ -39,7 +39,7 @@ def watch(mesh: Mesh, *, as_json: bool) -> None:
 
 
 async def _watch_tables(mesh: Mesh) -> None:
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         stub = cluster_pb2_grpc.ClusterServiceStub(channel)
         with Live(console=console(), auto_refresh=False, vertical_overflow="visible") as live:
             async for answer in stub.WatchStatus(cluster_pb2.WatchStatusRequest()):
@@ -47,7 +47,7 @@ async def _watch_tables(mesh: Mesh) -> None:
 
 
 async def _watch_json(mesh: Mesh) -> None:
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         stub = cluster_pb2_grpc.ClusterServiceStub(channel)
         async for answer in stub.WatchStatus(cluster_pb2.WatchStatusRequest()):
             sys.stdout.write(json.dumps(status_json(mesh, answer.status)) + "\n")

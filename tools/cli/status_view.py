@@ -31,6 +31,8 @@ def status_json(mesh: Mesh, status: cluster_pb2.Status) -> dict[str, Any]:
             "etcd": [{"address": address, "pid": _etcd_pid(mesh, address)} for address in status.etcd_endpoints],
             "revision": status.revision,
             "frozen": status.frozen,
+            "braked": status.braked,
+            "behind_s": status.behind.ToMilliseconds() / 1000,
             "gateway_pid": _pid(mesh, "gateway"),
             "supervisor_pid": mesh.record.supervisor.pid if mesh.record and mesh.record.supervisor else None,
         },
@@ -62,7 +64,7 @@ def nodes_table(status: cluster_pb2.Status) -> Table:
         state = enum_name(_NODE_STATE, node.state)
         table.add_row(
             node.id,
-            _coloured(state, node.report.triton.message if state == "JOINING" else ""),
+            _coloured(state, _state_detail(entry, state)),
             str(node.epoch),
             _triton_address(node),
             f"{load.cpu_utilization:.0%} of {node.capacity.cpu_cores:g}" if entry.HasField("load") else "-",
@@ -114,15 +116,14 @@ def rejections_table(status: cluster_pb2.Status) -> Table:
 
 def add_rejections(table: Table, name: str, target: routing_pb2.TargetStatus) -> None:
     """Adds the rows of one target."""
-    missing = target.wanted - len(target.nodes)
+    missing = target.wanted - len(target.nodes) or "-"  # none: they fail, or are on their way elsewhere
     for rejection in target.rejections:
         table.add_row(f"{name}:{target.version}", str(missing), rejection.node, rejection.limit, rejection.message)
 
 
 def _headline(mesh: Mesh, status: cluster_pb2.Status) -> Text:
     lines = [Text(f"mesh         {mesh.state_dir or 'remote'}", "bold")]
-    if status.frozen:
-        lines.append(Text(f"FROZEN       {status.frozen}", "bold red"))
+    lines += _warnings(status)
     for coordinator in status.coordinators:
         lead = ", leads" if coordinator.leader else ""
         lines.append(Text(f"coordinator  {coordinator.address}  {coordinator.id} (pid {coordinator.pid}{lead})"))
@@ -134,11 +135,35 @@ def _headline(mesh: Mesh, status: cluster_pb2.Status) -> Text:
     return Text("\n").join(lines)
 
 
+def _warnings(status: cluster_pb2.Status) -> list[Text]:
+    """What keeps this coordinator from working as it should, each with what to do."""
+    found = []
+    if status.frozen:
+        found.append(Text(f"FROZEN       {status.frozen}", "bold red"))
+        found.append(Text("             routes stay as they are, nothing is decided; bring etcd back", "dim"))
+    if status.braked:
+        found.append(Text(f"BRAKED       {status.braked}", "bold red"))
+        found.append(
+            Text(
+                "             their routes stay, nothing is moved; bring them back, or: aimesh nodes forget NODE", "dim"
+            )
+        )
+    if status.HasField("behind") and not status.frozen:
+        found.append(
+            Text(f"BEHIND       etcd has said nothing for {status.behind.ToMilliseconds() / 1000:.1f} s", "yellow")
+        )
+        found.append(Text("             what is shown may be old; look at etcd and the network to it", "dim"))
+    return found
+
+
 def _node_json(entry: cluster_pb2.NodeStatus) -> dict[str, Any]:
     node = entry.node
     return {
         "id": node.id,
         "state": enum_name(_NODE_STATE, node.state),
+        "drained": entry.drained,
+        "replicas": entry.replicas,
+        "probe": enum_name(membership_pb2.Probe.DESCRIPTOR, node.probe) if node.probe else "",
         "epoch": node.epoch,
         "address": node.address,
         "triton": _triton_address(node),
@@ -160,6 +185,16 @@ def _node_json(entry: cluster_pb2.NodeStatus) -> dict[str, Any]:
         "labels": dict(node.labels),
         "coordinator": node.coordinator_id,
     }
+
+
+def _state_detail(entry: cluster_pb2.NodeStatus, state: str) -> str:
+    """What a person needs to know beside the state."""
+    if state == "DRAINING" and entry.drained:
+        return f"{entry.replicas} to move" if entry.replicas else "empty"
+    if state in ("SUSPECT", "DEAD") and entry.node.probe:
+        said = enum_name(membership_pb2.Probe.DESCRIPTOR, entry.node.probe).lower()
+        return f"agent silent, Triton {said}" if state == "SUSPECT" else f"Triton {said}"
+    return entry.node.report.triton.message if state == "JOINING" else ""
 
 
 def _triton_address(node: membership_pb2.Node) -> str:
@@ -205,7 +240,8 @@ def _pid(mesh: Mesh, name: str) -> int | None:
 
 
 def _etcd_pid(mesh: Mesh, address: str) -> int | None:
-    return _pid(mesh, "etcd") if mesh.record and mesh.record.layout.etcd == address else None
+    layout = mesh.record.layout if mesh.record else None
+    return _pid(mesh, layout.etcd_names[layout.etcd.index(address)]) if layout and address in layout.etcd else None
 
 
 def _with_pid(address: str, pid: int | None) -> str:

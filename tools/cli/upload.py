@@ -28,7 +28,7 @@ Advance = Callable[[int], None]
 async def push(mesh: Mesh, package: Package, advance: Advance) -> registry_pb2.ModelVersion:
     """Uploads what is missing and records the version; gives it as recorded."""
     sizes = {file.digest: file.size for file in package.version.files}
-    async with connect(mesh.coordinators, "coordinator") as channel:
+    async with connect(mesh, "coordinator") as channel:
         artifacts = artifacts_pb2_grpc.ArtifactsServiceStub(channel)
         for digest, path in package.paths.items():
             await _send_blob(artifacts, digest, path, sizes[digest], advance)

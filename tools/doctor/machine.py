@@ -38,11 +38,12 @@ def gpus() -> Finding:
 
 def ports() -> Finding:
     """What `aimesh up` would listen on."""
+    from tools.local.layout import FIRST_BASE, Layout
     from tools.local.ports import claim_any
     from tools.local.record import default_state_dir
 
     try:
-        layout, claimed = claim_any(default_state_dir(os.environ), nodes=3)
+        layout, claimed = claim_any(Layout(default_state_dir(os.environ), FIRST_BASE, nodes=3))
     except ExhaustedError as error:
         return fail(error.message, error.hint)
     claimed.close()

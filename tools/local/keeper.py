@@ -17,7 +17,7 @@ from meshkit.backoff import Backoff
 from meshkit.errors import UnavailableError
 from meshkit.process import ProcessId, end_group
 from tools.local.board import Board
-from tools.local.layout import Child
+from tools.local.children import Child
 from tools.local.leftovers import end_tritons_of
 
 log = structlog.get_logger()
@@ -45,7 +45,6 @@ class Keeper:
         while True:
             began = time.monotonic()
             status = await self._run_once()
-            await self._end_triton()
             ending = describe_exit(status)
             log.warning("child.ended", name=self.name, ending=ending)
             if not self._board.record.ready:

@@ -1,9 +1,8 @@
-"""Where everything of a one-machine mesh lies: ports, directories, and the child processes as data. Pure."""
+"""Where everything of a one-machine mesh lies: ports and directories. Pure."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,14 @@ BLOCK = 100
 FIRST_BASE, LAST_BASE = 8500, 30000
 """Bases tried in turn; below the kernel's ephemeral ports (32768), which a client may hold at any time."""
 MOST_NODES = 16
+MOST_COORDINATORS = 5
+ETCD_COUNTS = (1, 3)
+ADMIN = "admin"
+"""Whose certificate the command line shows."""
 _NODES_AT, _PER_NODE = 10, 5
+_ETCD_AT = ((1, 2), (94, 95), (96, 97))
+"""Client and peer port of each of etcd's members, from the base; those that not every mesh has lie behind the nodes."""
+_COORDINATORS_AT = (3, 90, 91, 92, 93)
 
 
 @dataclass(frozen=True)
@@ -25,18 +31,6 @@ class NodePorts:
     grpc: int
     http: int
     metrics: int
-
-
-@dataclass(frozen=True)
-class Child:
-    """A process to start."""
-
-    name: str
-    argv: tuple[str, ...]
-    config: tuple[Path, str] | None
-    """The configuration file to write before, and its text."""
-    grace_s: float
-    """Seconds between SIGTERM and SIGKILL."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +48,18 @@ class Layout:
     state_dir: Path
     port_base: int
     nodes: int
+    coordinator_count: int = 1
+    etcd_count: int = 1
+    tls: bool = False
+    """Every link is encrypted and authenticated, with certificates of an authority in `tls_dir`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MOST_NODES:
             raise InvalidInputError(f"--nodes {self.nodes}: one machine takes 1 to {MOST_NODES} nodes")
+        if not 1 <= self.coordinator_count <= MOST_COORDINATORS:
+            raise InvalidInputError(f"--coordinators {self.coordinator_count}: choose 1 to {MOST_COORDINATORS}")
+        if self.etcd_count not in ETCD_COUNTS:
+            raise InvalidInputError(f"--etcd {self.etcd_count}: choose 1 member or 3, so that there is a majority")
         if not 1024 <= self.port_base <= 65535 - BLOCK:
             raise InvalidInputError(f"--port-base {self.port_base}: must be 1024 to {65535 - BLOCK}")
 
@@ -67,19 +69,34 @@ class Layout:
         return self.port_base
 
     @property
-    def etcd(self) -> str:
-        """etcd's client address, host:port."""
-        return f"127.0.0.1:{self.port_base + 1}"
+    def etcd(self) -> tuple[str, ...]:
+        """The client addresses of etcd's members, host:port."""
+        return tuple(f"127.0.0.1:{self.port_base + port}" for port, _ in _ETCD_AT[: self.etcd_count])
 
     @property
-    def etcd_peer(self) -> str:
-        """etcd's peer address, host:port."""
-        return f"127.0.0.1:{self.port_base + 2}"
+    def etcd_peers(self) -> tuple[str, ...]:
+        """The addresses at which etcd's members reach each other, host:port."""
+        return tuple(f"127.0.0.1:{self.port_base + port}" for _, port in _ETCD_AT[: self.etcd_count])
+
+    @property
+    def etcd_names(self) -> tuple[str, ...]:
+        """The processes of etcd's members."""
+        return _numbered("etcd", self.etcd_count)
 
     @property
     def coordinators(self) -> tuple[str, ...]:
         """The coordinators' addresses, host:port."""
-        return (f"127.0.0.1:{self.port_base + 3}",)
+        return tuple(f"127.0.0.1:{self.port_base + port}" for port in _COORDINATORS_AT[: self.coordinator_count])
+
+    @property
+    def coordinator_names(self) -> tuple[str, ...]:
+        """The coordinators' processes."""
+        return _numbered("coordinator", self.coordinator_count)
+
+    @property
+    def enroll_port(self) -> int:
+        """Where machines with a join token get certificates from the first coordinator, with TLS."""
+        return self.port_base + 6
 
     @property
     def gateway_port(self) -> int:
@@ -109,12 +126,16 @@ class Layout:
         """Every port the mesh listens on, and what for."""
         found = {
             self.claim_port: "the supervisor",
-            self.port_base + 1: "etcd",
-            self.port_base + 2: "etcd's peers",
-            self.port_base + 3: "the coordinator",
             self.gateway_port: "the gateway",
             self.gateway_admin_port: "the gateway's admin page",
         }
+        found |= {_port(address): name for address, name in zip(self.etcd, self.etcd_names, strict=True)}
+        found |= {
+            _port(address): f"{name}'s peers" for address, name in zip(self.etcd_peers, self.etcd_names, strict=True)
+        }
+        found |= {_port(address): name for address, name in zip(self.coordinators, self.coordinator_names, strict=True)}
+        if self.tls:
+            found[self.enroll_port] = "enrollment"
         for index in range(self.nodes):
             ports = self.node_ports(index)
             found |= dict.fromkeys((ports.grpc, ports.http, ports.metrics), f"{self.node_id(index)}'s Triton")
@@ -124,6 +145,16 @@ class Layout:
     def xds_bootstrap(self) -> Path:
         """What GRPC_XDS_BOOTSTRAP names."""
         return self.state_dir / "xds_bootstrap.json"
+
+    @property
+    def tls_dir(self) -> Path:
+        """The authority, and a directory with certificate and key for each process and for people."""
+        return self.state_dir / "tls"
+
+    @property
+    def client_tls_dir(self) -> Path | None:
+        """What people and programs of this machine show to the mesh; None without TLS."""
+        return self.tls_dir / ADMIN if self.tls else None
 
     def data_dir(self, name: str) -> Path:
         """The data of one process."""
@@ -144,84 +175,13 @@ def divide(memory_bytes: int, cpu_cores: float, nodes: int) -> Share:
     return Share(max((memory_bytes - headroom) // nodes, 256 << 20), round(cpu_cores / nodes, 2))
 
 
-def children(layout: Layout, share: Share, etcd_binary: str) -> list[Child]:
-    """Every process of the mesh, in starting order; the reverse order ends it well, the gateway put first."""
-    return [
-        Child("etcd", _etcd_argv(layout, etcd_binary), None, grace_s=5.0),
-        _role(layout, "coordinator", "coordinator", _coordinator_table(layout), grace_s=10.0),
-        *(
-            _role(layout, "agent", layout.node_id(index), _agent_table(layout, index, share), grace_s=20.0)
-            for index in range(layout.nodes)
-        ),
-        _role(layout, "gateway", "gateway", _gateway_table(layout), grace_s=5.0),
-    ]
+def _numbered(name: str, count: int) -> tuple[str, ...]:
+    """name, name-2, name-3, ..."""
+    return (name, *(f"{name}-{number}" for number in range(2, count + 1)))
 
 
-def stop_order(names: list[str]) -> list[list[str]]:
-    """Who stops after whom: gateway, then all agents (they drain), coordinator, etcd."""
-    last = ("gateway", "coordinator", "etcd")
-    agents = [name for name in names if name not in last]
-    groups = [["gateway"], agents, ["coordinator"], ["etcd"]]
-    return [found for group in groups if (found := [name for name in group if name in names])]
-
-
-def _etcd_argv(layout: Layout, binary: str) -> tuple[str, ...]:
-    client, peer = f"http://{layout.etcd}", f"http://{layout.etcd_peer}"
-    return (
-        binary,
-        "--name=aimesh",
-        f"--data-dir={layout.data_dir('etcd')}",
-        f"--listen-client-urls={client}",
-        f"--advertise-client-urls={client}",
-        f"--listen-peer-urls={peer}",
-        f"--initial-advertise-peer-urls={peer}",
-        f"--initial-cluster=aimesh={peer}",
-        f"--quota-backend-bytes={2 << 30}",
-        "--auto-compaction-mode=periodic",
-        "--auto-compaction-retention=1h",
-        "--log-level=warn",
-    )
-
-
-def _role(layout: Layout, role: str, name: str, table: dict[str, Any], grace_s: float) -> Child:
-    config = layout.config_file(name)
-    argv = (sys.executable, "-m", "tools.cli.main", role, "--config", str(config))
-    return Child(name, argv, (config, to_toml({"log": {"format": "json"}, role: table})), grace_s)
-
-
-def _coordinator_table(layout: Layout) -> dict[str, Any]:
-    return {
-        "id": "coordinator-1",
-        "host": "127.0.0.1",
-        "port": layout.port_base + 3,
-        "data_dir": str(layout.data_dir("coordinator")),
-        "etcd": {"endpoints": [layout.etcd]},
-    }
-
-
-def _agent_table(layout: Layout, index: int, share: Share) -> dict[str, Any]:
-    ports = layout.node_ports(index)
-    return {
-        "node_id": layout.node_id(index),
-        "address": "127.0.0.1",
-        "coordinators": list(layout.coordinators),
-        "data_dir": str(layout.data_dir(layout.node_id(index))),
-        "memory_bytes": share.memory_bytes,
-        "cpu_cores": share.cpu_cores,
-        "drain_s": 10.0,
-        "triton": {"grpc_port": ports.grpc, "http_port": ports.http, "metrics_port": ports.metrics},
-    }
-
-
-def _gateway_table(layout: Layout) -> dict[str, Any]:
-    return {
-        "id": "gateway",
-        "host": "127.0.0.1",
-        "port": layout.gateway_port,
-        "admin_port": layout.gateway_admin_port,
-        "coordinators": list(layout.coordinators),
-        "data_dir": str(layout.data_dir("gateway")),
-    }
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def to_toml(tables: dict[str, dict[str, Any]]) -> str:

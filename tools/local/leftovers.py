@@ -8,13 +8,11 @@ from pathlib import Path
 
 from meshkit.process import end_group
 from node_agent.triton.leftover import end_leftovers as end_triton
-from tools.local.layout import stop_order
+from tools.local.children import kind_of, stop_order
 from tools.local.record import MeshRecord
 
-GRACE_S = {"gateway": 5.0, "coordinator": 10.0, "etcd": 5.0}
-"""Seconds between SIGTERM and SIGKILL."""
-AGENT_GRACE_S = 20.0
-"""The same for agents, which drain."""
+GRACE_S = {"gateway": 5.0, "coordinator": 10.0, "etcd": 5.0, "agent": 20.0}
+"""Seconds between SIGTERM and SIGKILL; agents drain."""
 
 
 def end_leftovers(record: MeshRecord, tell: Callable[[str, str], None] = lambda _name, _state: None) -> bool:
@@ -31,7 +29,7 @@ def end_leftovers(record: MeshRecord, tell: Callable[[str, str], None] = lambda 
         found = process is not None and process.alive()
         if process is not None and found:
             tell(name, "stopping")
-            end_group(process, grace_s=GRACE_S.get(name, AGENT_GRACE_S))
+            end_group(process, grace_s=GRACE_S[kind_of(name)])
         if name in agents:
             found = end_tritons_of(agents[name]) or found
         if found:

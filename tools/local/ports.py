@@ -6,7 +6,7 @@ import errno
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
 
 import psutil
 
@@ -56,10 +56,10 @@ def claim_layout(layout: Layout) -> socket.socket:
     return held
 
 
-def claim_any(state_dir: Path, nodes: int) -> tuple[Layout, socket.socket]:
-    """Claims the first free block. Raises ExhaustedError when there is none."""
+def claim_any(wanted: Layout) -> tuple[Layout, socket.socket]:
+    """Claims the first free block for a mesh like the wanted one. Raises ExhaustedError when there is none."""
     for base in range(FIRST_BASE, LAST_BASE, BLOCK):
-        layout = Layout(state_dir, base, nodes)
+        layout = replace(wanted, port_base=base)
         try:
             return layout, claim_layout(layout)
         except ExhaustedError:

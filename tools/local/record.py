@@ -102,7 +102,10 @@ def _to_json(record: MeshRecord) -> dict[str, Any]:
         "nodes": layout.nodes,
         "gateway": layout.gateway,
         "coordinators": list(layout.coordinators),
-        "etcd": [layout.etcd],
+        "coordinator_count": layout.coordinator_count,
+        "etcd": list(layout.etcd),
+        "etcd_count": layout.etcd_count,
+        "tls": layout.tls,
         "ready": record.ready,
         "supervisor": asdict(record.supervisor) if record.supervisor else None,
         "processes": {name: asdict(process) for name, process in record.processes.items()},
@@ -112,7 +115,15 @@ def _to_json(record: MeshRecord) -> dict[str, Any]:
 
 def _from_json(state_dir: Path, value: dict[str, Any]) -> MeshRecord:
     return MeshRecord(
-        layout=Layout(state_dir, value["port_base"], value["nodes"]),
+        # A record of an older version says nothing of what it did not have.
+        layout=Layout(
+            state_dir,
+            value["port_base"],
+            value["nodes"],
+            value.get("coordinator_count", 1),
+            value.get("etcd_count", 1),
+            value.get("tls", False),
+        ),
         supervisor=ProcessId(**value["supervisor"]) if value["supervisor"] else None,
         processes={name: ProcessId(**process) for name, process in value["processes"].items()},
         parts={name: Part(**part) for name, part in value["parts"].items()},

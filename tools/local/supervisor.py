@@ -10,18 +10,21 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from meshkit.errors import DeadlineError, PreconditionError
 from meshkit.process import ProcessId
 from tools.local.board import Board
+from tools.local.children import Child, children, kind_of, stop_order
 from tools.local.etcd import etcd_binary
 from tools.local.groups import find_error
 from tools.local.keeper import Keeper, rotate_log, start_error
-from tools.local.layout import Child, Layout, children, divide, stop_order
+from tools.local.kept import check_etcd, prepare_data
+from tools.local.layout import FIRST_BASE, Layout, divide
 from tools.local.leftovers import end_leftovers
 from tools.local.machine import machine_size
+from tools.local.pki import ensure_api_key, own_credentials, prepare_identity
 from tools.local.ports import claim_any, claim_layout
 from tools.local.probes import etcd_answers, probe
 from tools.local.record import MeshRecord, Part, make_state_dir, read_record
@@ -42,6 +45,16 @@ class Request:
     """None: as many as last time, else 1."""
     port_base: int | None = None
     """None: as last time, else the first free block."""
+    coordinators: int | None = None
+    """None: as many as last time, else 1."""
+    etcd_members: int | None = None
+    """None: as many as last time, else 1."""
+    tls: bool | None = None
+    """None: as last time, else without."""
+
+    def wishes(self) -> dict[str, int | bool | None]:
+        """Everything but the directory."""
+        return {key: value for key, value in asdict(self).items() if key != "state_dir"}
 
 
 async def run_mesh(request: Request, listener: Callable[[MeshRecord], None]) -> None:
@@ -58,6 +71,8 @@ async def run_mesh(request: Request, listener: Callable[[MeshRecord], None]) -> 
             await asyncio.to_thread(end_leftovers, before)
         layout, claimed = await asyncio.to_thread(_take_ports, request, before)
         with claimed:
+            await asyncio.to_thread(prepare_data, layout)
+            await asyncio.to_thread(prepare_identity, layout)
             plan = children(layout, divide(*machine_size(), layout.nodes), binary)
             _prepare(layout, plan)
             board = Board(MeshRecord(layout, supervisor=ProcessId.of(os.getpid())), listener)
@@ -90,7 +105,7 @@ async def _live(layout: Layout, plan: list[Child], board: Board) -> None:
 
 
 async def _keep(layout: Layout, keeper: Keeper) -> None:
-    if keeper.name == "coordinator":
+    if kind_of(keeper.name) == "coordinator":
         while not await etcd_answers(layout):  # noqa: ASYNC110  # another process's state has no event
             await asyncio.sleep(POLL_S)
     await keeper.run()
@@ -104,13 +119,14 @@ async def _watch_parts(layout: Layout, board: Board) -> None:
         for name, part in parts.items():
             if board.record.parts[name].state in ("starting", "ready"):
                 board.part(name, part.state, part.message)
-        if not board.record.ready:
-            _judge_start(layout, board, parts, late=time.monotonic() > deadline)
+        if not board.record.ready and _all_started(layout, parts, late=time.monotonic() > deadline):
+            await ensure_api_key(layout)
+            board.ready()
         await asyncio.sleep(POLL_S if not board.record.ready else WATCH_S)
 
 
-def _judge_start(layout: Layout, board: Board, parts: dict[str, Part], *, late: bool) -> None:
-    """Declares the mesh ready when every part is. Raises when one failed, or when it is too late."""
+def _all_started(layout: Layout, parts: dict[str, Part], *, late: bool) -> bool:
+    """Whether every part is ready. Raises when one failed, or when it is too late."""
     failed = [name for name, part in parts.items() if part.state == "failed"]
     missing = [name for name, part in parts.items() if part.state != "ready"]
     if failed:
@@ -118,8 +134,7 @@ def _judge_start(layout: Layout, board: Board, parts: dict[str, Part], *, late: 
     if missing and late:
         error = start_error(missing[0], f"not ready within {START_TIMEOUT_S:.0f} s", layout.log_file(missing[0]))
         raise DeadlineError(error.message, hint=error.hint, reason=error.reason)
-    if not missing:
-        board.ready()
+    return not missing
 
 
 async def _stop_all(keepers: dict[str, Keeper]) -> None:
@@ -145,12 +160,31 @@ def _stop_on_signals(keepers: dict[str, Keeper]) -> asyncio.Event:
 
 
 def _take_ports(request: Request, before: MeshRecord | None) -> tuple[Layout, socket.socket]:
-    nodes = request.nodes or (before.layout.nodes if before else 1)
-    base = request.port_base or (before.layout.port_base if before else None)
-    if base is None:
-        return claim_any(request.state_dir, nodes)
-    layout = Layout(request.state_dir, base, nodes)
-    return layout, claim_layout(layout)
+    """The mesh as asked for; what was not asked for is as last time. Raises PreconditionError, ExhaustedError."""
+    last = before.layout if before else Layout(request.state_dir, FIRST_BASE, nodes=1)
+    wanted = replace(
+        last,
+        nodes=request.nodes or last.nodes,
+        coordinator_count=request.coordinators or last.coordinator_count,
+        etcd_count=request.etcd_members or last.etcd_count,
+        tls=last.tls if request.tls is None else request.tls,
+        port_base=request.port_base or last.port_base,
+    )
+    _refuse_other_links(wanted, before)
+    if before is None and request.port_base is None:
+        return claim_any(wanted)
+    check_etcd(wanted)
+    return wanted, claim_layout(wanted)
+
+
+def _refuse_other_links(wanted: Layout, before: MeshRecord | None) -> None:
+    """etcd's members have stored each other's addresses with the scheme."""
+    if before is not None and wanted.tls != before.layout.tls and before.layout.data_dir("etcd").exists():
+        raise PreconditionError(
+            f"the mesh in {wanted.state_dir} was made {'with' if before.layout.tls else 'without'} --tls",
+            hint="go on as before, or start a new mesh, to push and deploy there again: aimesh up --state-dir DIR",
+            reason="ETCD_MEMBERS",
+        )
 
 
 def _prepare(layout: Layout, plan: list[Child]) -> None:
@@ -162,7 +196,7 @@ def _prepare(layout: Layout, plan: list[Child]) -> None:
             path, text = child.config
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-    write_bootstrap(layout.coordinators, layout.xds_bootstrap)
+    write_bootstrap(layout.coordinators, layout.xds_bootstrap, own_credentials(layout))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from tritonclient.grpc import service_pb2
 from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from aimesh.membership.v1 import membership_pb2, membership_pb2_grpc
 from aimesh.registry.v1 import registry_pb2
+from aimesh.routing.v1 import routing_pb2
 from meshkit.errors import AimeshError, NotFoundError, PreconditionError
 from meshkit.server import MeshServer
+from meshkit.tls import TlsSettings, server_credentials
 from node_agent.settings import AgentSettings, TritonSettings
 from tests.processes import free_ports
 
@@ -32,7 +34,12 @@ output [{ name: "y", data_type: TYPE_INT32, dims: [-1] }]
 SELF_TEST = '{"inputs": [{"name": "x", "datatype": "INT32", "shape": [2], "data": [1, 2]}]}'
 
 
-def settings_in(data_dir: Path, coordinators: tuple[str, ...] = ("127.0.0.1:1",), **triton: Any) -> AgentSettings:
+def settings_in(
+    data_dir: Path,
+    coordinators: tuple[str, ...] = ("127.0.0.1:1",),
+    tls: TlsSettings | None = None,
+    **triton: Any,
+) -> AgentSettings:
     """Settings of a test agent with free ports."""
     grpc_port, http_port, metrics_port = free_ports(3)
     ports: dict[str, Any] = {"grpc_port": grpc_port, "http_port": http_port, "metrics_port": metrics_port}
@@ -43,6 +50,7 @@ def settings_in(data_dir: Path, coordinators: tuple[str, ...] = ("127.0.0.1:1",)
         drain_s=2.0,
         runtimes_dir=data_dir / "runtimes",
         triton=TritonSettings(**{**ports, **triton}),
+        tls=tls or TlsSettings(),
     )
 
 
@@ -96,10 +104,12 @@ class Blobs(dict[str, bytes]):
         self[digest] = raw
         return digest, len(raw)
 
-    def version(self, name: str, version: str, model: str, self_test: str = SELF_TEST) -> registry_pb2.ModelVersion:
+    def version(
+        self, name: str, version: str, model: str, self_test: str = SELF_TEST, config: str = CONFIG
+    ) -> registry_pb2.ModelVersion:
         """A version with runtime python."""
         files = []
-        for path, content in (("1/model.py", model), ("config.pbtxt", CONFIG)):
+        for path, content in (("1/model.py", model), ("config.pbtxt", config)):
             digest, size = self.add(content)
             files.append(registry_pb2.ModelFile(path=path, digest=digest, size=size))
         return registry_pb2.ModelVersion(
@@ -140,8 +150,9 @@ class Coordinator(membership_pb2_grpc.MembershipServiceServicer, artifacts_pb2_g
         self._server: MeshServer | None = None
         self.address = ""
 
-    async def start(self, port: int = 0) -> None:
-        self._server = MeshServer(f"127.0.0.1:{port}", [])
+    async def start(self, port: int = 0, tls: TlsSettings | None = None) -> None:
+        credentials = server_credentials(tls) if tls is not None else None
+        self._server = MeshServer(f"127.0.0.1:{port}", [], credentials=credentials)
         membership_pb2_grpc.add_MembershipServiceServicer_to_server(self, self._server.grpc)
         artifacts_pb2_grpc.add_ArtifactsServiceServicer_to_server(self, self._server.grpc)
         await self._server.start()
@@ -154,11 +165,13 @@ class Coordinator(membership_pb2_grpc.MembershipServiceServicer, artifacts_pb2_g
     def addresses(self) -> list[str]:
         return [self.address]
 
-    async def assign(self, *versions: registry_pb2.ModelVersion) -> int:
+    async def assign(
+        self, *versions: registry_pb2.ModelVersion, scheduling: Mapping[str, routing_pb2.Scheduling] | None = None
+    ) -> int:
         """Assigns exactly these versions; gives the revision."""
         async with self._changed:
             revision = self.assignments.revision + 1
-            self.assignments = membership_pb2.Assignments(revision=revision, models=versions)
+            self.assignments = membership_pb2.Assignments(revision=revision, models=versions, scheduling=scheduling)
             self._changed.notify_all()
         return revision
 

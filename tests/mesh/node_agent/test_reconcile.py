@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -14,73 +13,18 @@ import pytest
 
 from aimesh.membership.v1 import membership_pb2
 from meshkit.errors import AimeshError
-from node_agent.main import Agent, build_agent
 from node_agent.modelconfig import adapt_config, python_environment
 from node_agent.plan import FAILED, LOADING, READY, UNLOADING
+from tests.mesh.node_agent.nodes import Node, running_node
 from tests.mesh.node_agent.support import (
     CONFIG,
     COUNTDOWN,
-    Coordinator,
     add_model,
     countdown,
     int32_answer,
     int32_request,
-    settings_in,
 )
 from tests.processes import eventually
-
-
-class Node:
-    """An agent in this process and the coordinator it has joined."""
-
-    def __init__(self, coordinator: Coordinator, agent: Agent) -> None:
-        self.coordinator = coordinator
-        self.agent = agent
-
-    @property
-    def blobs(self) -> Path:
-        return self.agent.settings.data_dir / "blobs"
-
-    async def ask(self, name: str, *values: int) -> list[int]:
-        return int32_answer(await self.agent.triton.client.infer(int32_request(name, *values), 20))
-
-    async def reaches(self, name: str, version: str, state: int) -> None:
-        await eventually(lambda: self.coordinator.states().get((name, version)) == state)
-
-    def tritons_lost(self, name: str) -> int:
-        work = self.agent.models.work(name)
-        return work.tritons_lost if work else 0
-
-    def stubs(self, name: str) -> list[psutil.Process]:
-        children = psutil.Process(self.agent.triton.status.pid).children(recursive=True)
-        return [p for p in children if f"/repository/{name}/" in " ".join(_cmdline(p))]
-
-
-def _cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
-@asynccontextmanager
-async def running_node(data_dir: Path) -> AsyncIterator[Node]:
-    coordinator = Coordinator()
-    await coordinator.start()
-    agent = build_agent(settings_in(data_dir, (coordinator.address,)), "instance")
-    try:
-        async with asyncio.TaskGroup() as group:
-            triton = group.create_task(agent.triton.run())
-            others = [group.create_task(part) for part in (agent.models.run(), agent.session.run())]
-            try:
-                yield Node(coordinator, agent)
-            finally:
-                for task in others:
-                    task.cancel()
-                agent.triton.stop()
-                await asyncio.wait_for(triton, 20)
-    finally:
-        await coordinator.stop()
 
 
 @pytest.fixture

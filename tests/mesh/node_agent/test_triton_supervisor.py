@@ -9,7 +9,7 @@ import socket
 import stat
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -123,10 +123,13 @@ async def test_an_external_triton_is_followed_and_never_touched(tmp_path: Path) 
     managed = ManagedTriton(settings, tmp_path)
     address = managed.client.address
     external = ExternalTriton(settings_in(tmp_path, mode="external", external_address=address), tmp_path)
-    async with running(external):
-        await eventually(lambda: "no Triton answers" in external.status.message)
+    async with AsyncExitStack() as stack:
         async with running(managed):
+            await asyncio.wait_for(managed.wait_ready(), 40)
+            external.client.secret = managed.client.secret
+            await stack.enter_async_context(running(external))
             await asyncio.wait_for(external.wait_ready(), 40)
             assert external.status.pid == 0
             assert external.report().grpc_port == settings.triton.grpc_port
         await eventually(lambda: external.status.state != READY)
+        assert "no Triton answers" in external.status.message

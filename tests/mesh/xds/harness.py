@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import subprocess
 import threading
 import time
@@ -24,6 +25,7 @@ from coordinator.xds.compile import compile_snapshot
 from coordinator.xds.server import SERVICE_NAME, XdsServer
 from meshkit.process import ProcessId, end_group
 from meshkit.server import MeshServer
+from meshkit.tls import TlsSettings, server_credentials
 from tests.mesh.xds.triton import RunningTriton
 from tests.processes import free_ports
 from tools import gateway
@@ -35,7 +37,8 @@ VERSION = "1.0.0"
 class Coordinator:
     """An XdsServer on a thread of its own, so that synchronous clients can be tested against it."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: TlsSettings | None = None) -> None:
+        self._tls = tls or TlsSettings()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -47,7 +50,7 @@ class Coordinator:
         """Compiles and publishes."""
 
         async def publish() -> None:
-            self.xds.publish(compile_snapshot(state))
+            self.xds.publish(compile_snapshot(state, secure=self._tls.on))
 
         self._run(publish())
 
@@ -68,7 +71,7 @@ class Coordinator:
         self._loop.close()
 
     async def _start(self, port: int) -> MeshServer:
-        server = MeshServer(f"127.0.0.1:{port}", [SERVICE_NAME])
+        server = MeshServer(f"127.0.0.1:{port}", [SERVICE_NAME], credentials=server_credentials(self._tls))
         self.xds.add_to(server.grpc)
         await server.start()
         return server
@@ -78,8 +81,8 @@ class Coordinator:
 
 
 @contextlib.contextmanager
-def coordinator(port: int = 0) -> Iterator[Coordinator]:
-    running = Coordinator(port)
+def coordinator(port: int = 0, tls: TlsSettings | None = None) -> Iterator[Coordinator]:
+    running = Coordinator(port, tls)
     try:
         yield running
     finally:
@@ -95,24 +98,29 @@ def envoy(folder: Path, coordinators: Sequence[str], **settings: Any) -> Iterato
     )
     config = gateway.write_bootstrap(chosen)
     with (folder / "envoy.log").open("wb") as log:
-        process = subprocess.Popen(gateway.command(chosen, config), stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            gateway.command(chosen, config), stdout=log, stderr=log, start_new_session=True, cwd=folder
+        )
+    context = ssl.create_default_context(cafile=chosen.tls.ca) if chosen.tls.on else None
+    url = f"{'https' if context else 'http'}://127.0.0.1:{port}/healthz"
     try:
-        eventually(lambda: get(f"http://127.0.0.1:{port}/healthz")[0] == 200, "Envoy has its routes")
+        eventually(lambda: get(url, context=context)[0] == 200, "Envoy has its routes")
         yield f"127.0.0.1:{port}"
     finally:
         end_group(ProcessId.of(process.pid))
         process.wait()
 
 
-def write_client_bootstrap(path: Path, coordinators: Sequence[str]) -> Path:
-    path.write_text(json.dumps(client_bootstrap(coordinators, "tests")))
+def write_client_bootstrap(path: Path, coordinators: Sequence[str], tls: TlsSettings | None = None) -> Path:
+    path.write_text(json.dumps(client_bootstrap(coordinators, "tests", tls)))
     return path
 
 
-def get(url: str, body: bytes | None = None) -> tuple[int, str]:
+def get(url: str, body: bytes | None = None, context: ssl.SSLContext | None = None) -> tuple[int, str]:
     """(status, body) of a GET, or of a POST when there is a body; status 0 when there is no answer."""
+    handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)]
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, data=body, timeout=5) as answer:
+        with urllib.request.build_opener(*handlers).open(url, data=body, timeout=5) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -13,7 +13,8 @@ from meshkit.errors import ExhaustedError
 from tests.mesh.xds import harness
 from tests.mesh.xds.clients import add_one, one_input, refusal, triton_client
 from tests.mesh.xds.conftest import XdsMesh
-from tools.gateway import MAX_REST_BYTES, GatewaySettings, run
+from tools.gateway import GatewaySettings, run
+from tools.gateway_replies import MAX_REST_BYTES
 
 READY = membership_pb2.MODEL_STATE_READY
 _BAD_MESSAGE = 'cannot read "model.onnx": 100% of %REQ(:path)%\nis missing'

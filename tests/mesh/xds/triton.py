@@ -19,6 +19,7 @@ import pytriton  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from meshkit.process import ProcessId, end_group
+from meshkit.tls import TlsSettings, channel_credentials
 from tests.processes import free_ports
 
 # Adds one, after as many seconds as the first number is below zero; the file "sleeping" says that it has begun to wait.
@@ -63,16 +64,18 @@ class RunningTriton:
 
 
 @contextlib.contextmanager
-def tritons(folder: Path, count: int, models: tuple[str, ...] = ("addone",)) -> Iterator[list[RunningTriton]]:
-    """`count` Tritons that hold `models`, all ready; ended on leaving."""
+def tritons(
+    folder: Path, count: int, models: tuple[str, ...] = ("addone",), tls: TlsSettings | None = None
+) -> Iterator[list[RunningTriton]]:
+    """`count` Tritons that hold `models`, all ready; ended on leaving. With `tls` they ask clients for certificates."""
     for model in models:
         _write_model(folder / "models" / model)
     backends = _backends(folder)
     running: list[RunningTriton] = []
     try:
-        running += [_start(folder, backends, index, models) for index in range(count)]
+        running += [_start(folder, backends, index, models, tls) for index in range(count)]
         for each in running:
-            _wait_ready(each, models)
+            _wait_ready(each, models, tls)
         yield running
     finally:
         for each in running:
@@ -110,7 +113,9 @@ def _backends(folder: Path) -> Path:
     return backends
 
 
-def _start(folder: Path, backends: Path, index: int, models: tuple[str, ...]) -> RunningTriton:
+def _start(
+    folder: Path, backends: Path, index: int, models: tuple[str, ...], tls: TlsSettings | None = None
+) -> RunningTriton:
     grpc_port, http_port = free_ports(2)
     libraries = [str(sysconfig.get_config_var("LIBDIR")), f"{sysconfig.get_path('purelib')}/nvidia_pytriton.libs"]
     command = [
@@ -122,12 +127,18 @@ def _start(folder: Path, backends: Path, index: int, models: tuple[str, ...]) ->
         *("--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}"),
         *("--http-address=127.0.0.1", f"--http-port={http_port}"),
         "--allow-metrics=false",
+        *(_tls_flags(tls) if tls else ()),
         f"--backend-config=python,shm-region-prefix-name={_shared_memory(grpc_port)}",
     ]
     environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
     with (folder / f"triton-{index}.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     return RunningTriton(process, grpc_port, http_port)
+
+
+def _tls_flags(tls: TlsSettings) -> list[str]:
+    files = [f"--grpc-server-cert={tls.cert}", f"--grpc-server-key={tls.key}", f"--grpc-root-cert={tls.ca}"]
+    return ["--grpc-use-ssl=1", "--grpc-use-ssl-mutual=1", *files]
 
 
 def _end(triton: RunningTriton) -> None:
@@ -145,9 +156,16 @@ def _shared_memory(grpc_port: int) -> str:
     return f"xds{os.getpid()}_{grpc_port}_"
 
 
-def _wait_ready(triton: RunningTriton, models: tuple[str, ...], patience_s: float = 40.0) -> None:
+def _wait_ready(
+    triton: RunningTriton, models: tuple[str, ...], tls: TlsSettings | None = None, patience_s: float = 40.0
+) -> None:
     deadline = time.monotonic() + patience_s
-    with grpc.insecure_channel(f"127.0.0.1:{triton.grpc_port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+    credentials = channel_credentials(tls) if tls else None
+    target, options = f"127.0.0.1:{triton.grpc_port}", [("grpc.enable_http_proxy", 0)]
+    opened = (
+        grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
+    )
+    with opened as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for model in models:
             while not _ready(stub, model):

@@ -15,7 +15,8 @@ from coordinator.election import Election
 from coordinator.etcd import Created, Delete, KeyValue, LeaseGoneError, Put, Unchanged
 from coordinator.mirror import Mirror
 from coordinator.paging import page
-from coordinator.sessions import Session, Sessions
+from coordinator.session import Session
+from coordinator.sessions import Sessions
 from coordinator.settings import CoordinatorSettings
 from meshkit.errors import InvalidInputError, SupersededError
 
@@ -103,8 +104,8 @@ async def test_a_late_report_is_not_overwritten_by_an_older_one() -> None:
     fresh.CopyFrom(node.report)
     fresh.models.add(name="m", version="1.0.0", state=membership_pb2.MODEL_STATE_READY)
     memory.gate.clear()
-    reporting = asyncio.create_task(sessions._write(session, fresh))
-    suspecting = asyncio.create_task(sessions._write(session, state=membership_pb2.NODE_STATE_SUSPECT))
+    reporting = asyncio.create_task(sessions.write(session, fresh))
+    suspecting = asyncio.create_task(sessions.write(session, probe=membership_pb2.PROBE_SILENT))
     await asyncio.sleep(0)
     memory.gate.set()
     await asyncio.gather(reporting, suspecting)

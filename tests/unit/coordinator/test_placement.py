@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2
-from coordinator.placement import GIB, Placement, place, target_status
+from coordinator.placement import Placement, place, target_status
+from coordinator.roster import GIB
 from coordinator.state import State
 
 
@@ -65,6 +66,21 @@ def carried_out(state: State, placement: Placement, *, ready: bool = True) -> St
             fresh.report.models.add(name=key[0], version=key[1], state=model_state)
         nodes[node_id] = fresh
     return replace(state, nodes=nodes, assignments=placement.assignments)
+
+
+def vanished(
+    state: State,
+    *gone: str,
+    state_then: membership_pb2.NodeState.ValueType = membership_pb2.NODE_STATE_DEAD,
+    probe: membership_pb2.Probe.ValueType = membership_pb2.PROBE_SILENT,
+) -> State:
+    """The state after these nodes' leases lapsed: what is left of them is a member."""
+    members = dict(state.nodes)
+    for node_id in gone:
+        members[node_id] = membership_pb2.Node()
+        members[node_id].CopyFrom(state.nodes[node_id])
+        members[node_id].state, members[node_id].probe = state_then, probe
+    return replace(state, members=members, nodes={key: value for key, value in state.nodes.items() if key not in gone})
 
 
 def test_replicas_spread_over_nodes() -> None:
@@ -123,16 +139,15 @@ def test_a_dead_nodes_replicas_move() -> None:
     state = state_of([node("a"), node("b")], [version("m")], [deployment("m", 1)])
     state = carried_out(state, place(state))
     (holder,) = state.assignments
-    survivors = {key: value for key, value in state.nodes.items() if key != holder}
-    assert holder not in place(replace(state, nodes=survivors)).assignments
+    assert holder not in place(vanished(state, holder, probe=membership_pb2.PROBE_REFUSED)).assignments
 
 
-def test_a_new_leader_moves_nothing_from_members_that_may_come_back() -> None:
+def test_silent_members_keep_what_they_have_until_they_are_judged_dead() -> None:
     state = state_of([node("a"), node("b")], [version("m")], [deployment("m", 1)])
     state = carried_out(state, place(state))
     (holder,) = state.assignments
     restarted = replace(state, nodes={})
-    assert place(restarted, absent=("a", "b")).assignments == {holder: {("m", "1.0.0")}}
+    assert place(restarted).assignments == {holder: {("m", "1.0.0")}}
 
 
 def test_draining_nodes_lose_their_replicas() -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tritonclient.grpc import service_pb2
@@ -14,18 +15,23 @@ from meshkit.errors import ConflictError, ExhaustedError, PreconditionError
 from meshkit.process import ProcessId
 from node_agent.identity import hold_data_dir
 from node_agent.session import _after
-from node_agent.settings import TritonSettings
+from node_agent.settings import AgentSettings, TritonSettings
 from node_agent.triton import launch, leftover, selftest
 from node_agent.triton.crashes import CrashCounter
 from node_agent.triton.logfile import LogFile
+from node_agent.triton.record import TritonRecord, write_record
 from node_agent.triton.stubs import StubWatch
 from node_agent.triton.supervisor import _obituary, _reachable
 from tests.processes import eventually, process
 
 
+def _settings(**more: Any) -> AgentSettings:
+    triton = TritonSettings(**{"grpc_port": 1, "http_port": 2, "metrics_port": 3, **more.pop("triton", {})})
+    return AgentSettings(node_id="node-1", data_dir=Path("/data"), triton=triton, **more)
+
+
 def test_command_line() -> None:
-    settings = TritonSettings(grpc_port=1, http_port=2, metrics_port=3)
-    argv = launch.command(settings, Path("/bin/tritonserver"), Path("/b"), Path("/data"), 30.0, "node-1")
+    argv = launch.command(_settings(), Path("/bin/tritonserver"), Path("/b"), "s3cret")
     assert argv[0] == "/bin/tritonserver"
     for wanted in (
         "--model-repository=/data/repository",
@@ -74,7 +80,7 @@ def test_a_taken_port_is_named_with_its_setting(key: str) -> None:
             base = free.getsockname()[1]
         ports = {"grpc_port": base, "http_port": base + 1, "metrics_port": base + 2, key: port}
         with pytest.raises(ExhaustedError) as caught:
-            launch.check_ports(TritonSettings(**ports))
+            launch.check_ports(_settings(triton=ports))
     assert f"127.0.0.1:{port}" in str(caught.value)
     assert f"agent.triton.{key}" in caught.value.hint
 
@@ -117,8 +123,9 @@ def test_last_error_prefers_error_lines(tmp_path: Path) -> None:
 
 
 def test_obituaries() -> None:
-    assert _obituary(-signal.SIGKILL, "") == "Triton was killed by SIGKILL"
-    assert _obituary(1, "no GPU") == "Triton exited with status 1: no GPU"
+    assert _obituary(-signal.SIGKILL, "", adopted=False) == "Triton was killed by SIGKILL"
+    assert _obituary(1, "no GPU", adopted=False) == "Triton exited with status 1: no GPU"
+    assert "status that only the agent that started it" in _obituary(None, "", adopted=True)
 
 
 def test_reachable_addresses() -> None:
@@ -142,7 +149,7 @@ def test_the_group_of_a_dead_leader_is_ended(tmp_path: Path) -> None:
     )
     assert leader.stdout is not None
     orphan = int(leader.stdout.readline())
-    leftover.remember(tmp_path, ProcessId.of(leader.pid))
+    write_record(tmp_path, TritonRecord(ProcessId.of(leader.pid)))
     orphan_id = ProcessId.of(orphan)
     os.kill(leader.pid, signal.SIGKILL)
     leader.communicate()
@@ -157,7 +164,7 @@ def test_the_group_of_a_dead_leader_is_ended(tmp_path: Path) -> None:
 def test_a_pid_that_another_process_has_now_is_left_alone(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
         try:
-            leftover.remember(tmp_path, ProcessId(other.pid, ProcessId.of(other.pid).started - 100))
+            write_record(tmp_path, TritonRecord(ProcessId(other.pid, ProcessId.of(other.pid).started - 100)))
             leftover.end_leftovers(tmp_path)
             assert other.poll() is None
         finally:

@@ -4,7 +4,7 @@ from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from node_agent.gpuchoice import GpuShare
 from node_agent.plan import FAILED, FETCHING, LOADING, READY, UNLOADING
-from node_agent.work import ModelWork
+from node_agent.work import ModelWork, Wanted
 
 
 def _version(version: str) -> registry_pb2.ModelVersion:
@@ -28,7 +28,7 @@ def test_the_old_version_is_shown_as_long_as_it_serves() -> None:
     work.now_serving(1)
     work.succeed(0.0)
     assert _seen(work, 1) == [("1.0.0", READY)]
-    work.renew(_version("2.0.0"), LOADING)
+    work.renew(Wanted(_version("2.0.0")), LOADING)
     assert _seen(work, 1) == [("1.0.0", READY), ("2.0.0", LOADING)]
     work.fail("no", 0.0)
     assert _seen(work, 1) == [("1.0.0", READY), ("2.0.0", FAILED)]
@@ -75,9 +75,9 @@ def test_while_one_version_replaces_another_both_take_gpu_memory() -> None:
     work.gpu = GpuShare(0, 60)
     work.now_serving(1)
     assert work.gpu_shares(1) == [GpuShare(0, 60)]
-    work.renew(_version("1.0.0"), LOADING)
+    work.renew(Wanted(_version("1.0.0")), LOADING)
     assert work.gpu_shares(1) == [GpuShare(0, 60)], "also while it is loaded again"
-    work.renew(_version("2.0.0"), LOADING)
+    work.renew(Wanted(_version("2.0.0")), LOADING)
     assert work.gpu_shares(1) == [GpuShare(0, 60)]
     work.gpu = GpuShare(1, 70)
     assert work.gpu_shares(1) == [GpuShare(1, 70), GpuShare(0, 60)]

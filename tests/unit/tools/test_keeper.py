@@ -15,8 +15,9 @@ from meshkit.errors import UnavailableError
 from meshkit.process import ProcessId
 from tools.cli.upload import upload_pieces
 from tools.local.board import Board
+from tools.local.children import Child
 from tools.local.keeper import Keeper, child_environment, describe_exit, last_lines, rotate_log, start_error
-from tools.local.layout import Child, Layout
+from tools.local.layout import Layout
 from tools.local.record import MeshRecord
 
 

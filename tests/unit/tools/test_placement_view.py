@@ -70,21 +70,21 @@ def two_nodes() -> cluster_pb2.Status:
 
 
 def test_a_mesh_is_ready_when_every_part_answers() -> None:
-    parts = judge_parts(RECORD, two_nodes(), etcd=True, gateway=True)
+    parts = judge_parts(RECORD, two_nodes(), etcd=[True], gateway=True)
     assert {name: part.state for name, part in parts.items()} == dict.fromkeys(
         ("etcd", "coordinator", "gateway", "node-1", "node-2"), "ready"
     )
 
 
 def test_nothing_is_ready_when_nobody_answers() -> None:
-    parts = judge_parts(RECORD, None, etcd=False, gateway=False)
+    parts = judge_parts(RECORD, None, etcd=[False], gateway=False)
     assert {part.state for part in parts.values()} == {"starting"}
 
 
 def test_what_etcd_still_says_of_killed_processes_does_not_count() -> None:
     state = two_nodes()
     state.coordinators[0].pid = state.nodes[1].node.pid = 99
-    parts = judge_parts(RECORD, state, etcd=True, gateway=True)
+    parts = judge_parts(RECORD, state, etcd=[True], gateway=True)
     assert {name for name, part in parts.items() if part.state != "ready"} == {"coordinator", "node-2"}
 
 
@@ -92,7 +92,7 @@ def test_a_gateway_without_routes_and_a_coordinator_without_leader_are_not_ready
     state = two_nodes()
     state.coordinators[0].leader = False
     del state.xds_clients[:]
-    parts = judge_parts(RECORD, state, etcd=True, gateway=True)
+    parts = judge_parts(RECORD, state, etcd=[True], gateway=True)
     assert (parts["coordinator"].message, parts["gateway"].message) == ("no leader yet", "no routes yet")
 
 
@@ -101,5 +101,5 @@ def test_a_triton_in_a_crash_loop_fails_the_start_with_its_reason() -> None:
     state.nodes[0].node.state = membership_pb2.NODE_STATE_JOINING
     state.nodes[0].node.report.triton.state = membership_pb2.TRITON_STATE_CRASH_LOOP
     state.nodes[0].node.report.triton.message = "no libpython"
-    part = judge_parts(RECORD, state, etcd=True, gateway=True)["node-1"]
+    part = judge_parts(RECORD, state, etcd=[True], gateway=True)["node-1"]
     assert (part.state, part.message) == ("failed", "no libpython")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshkit.errors import ExhaustedError
-from tools.local.layout import BLOCK, FIRST_BASE
+from tools.local.layout import BLOCK, FIRST_BASE, Layout
 from tools.local.ports import claim, claim_any, claim_layout, is_free, owner, taken
 
 
@@ -42,9 +42,9 @@ def held_port(error: ExhaustedError) -> str:
 
 
 def test_two_meshes_never_choose_the_same_block(tmp_path: Path) -> None:
-    one, first = claim_any(tmp_path, nodes=1)
+    one, first = claim_any(Layout(tmp_path, FIRST_BASE, nodes=1))
     with first:
-        two, second = claim_any(tmp_path, nodes=1)
+        two, second = claim_any(Layout(tmp_path, FIRST_BASE, nodes=1))
         second.close()
         with pytest.raises(ExhaustedError):
             claim_layout(one)

@@ -48,6 +48,18 @@ def test_coordinators_with_addresses_are_one_target_so_that_the_next_is_taken_wh
     assert server["channel_creds"] == [{"type": "insecure"}]
 
 
+@pytest.mark.parametrize(
+    ("coordinators", "uri"),
+    [
+        (["[fd00::1]:8503", "[fd00::2]:8503"], "ipv6:[fd00::1]:8503,[fd00::2]:8503"),
+        (["10.0.0.1:8503", "[fd00::2]:8503"], "ipv6:[::ffff:10.0.0.1]:8503,[fd00::2]:8503"),
+    ],
+)
+def test_addresses_of_ipv6_and_of_both_families_are_one_target_too(coordinators: list[str], uri: str) -> None:
+    (server,) = client_bootstrap(coordinators, "me")["xds_servers"]
+    assert server["server_uri"] == uri
+
+
 def test_coordinators_with_names_are_a_list() -> None:
     servers = client_bootstrap(["a:8503", "10.0.0.2:8503"], "me")["xds_servers"]
     assert [server["server_uri"] for server in servers] == ["dns:///a:8503", "dns:///10.0.0.2:8503"]

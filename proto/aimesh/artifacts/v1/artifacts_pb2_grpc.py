@@ -73,7 +73,8 @@ class ArtifactsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadBlob(self, request, context):
-        """Sends a blob from an offset in chunks of at most 1 MiB. NOT_FOUND when it is not held whole.
+        """Sends a blob from an offset in chunks of at most 1 MiB, from another coordinator's disk when it is not on this one's.
+        NOT_FOUND when no coordinator that answers holds it whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,9 @@ class ArtifactsServiceStub:
     is discarded), RESOURCE_EXHAUSTED when the disk is full.
     """
     DownloadBlob: _grpc.UnaryStreamMultiCallable[_artifacts_pb2.DownloadBlobRequest, _artifacts_pb2.DownloadBlobResponse]
-    """Sends a blob from an offset in chunks of at most 1 MiB. NOT_FOUND when it is not held whole."""
+    """Sends a blob from an offset in chunks of at most 1 MiB, from another coordinator's disk when it is not on this one's.
+    NOT_FOUND when no coordinator that answers holds it whole.
+    """
 
 @_typing.type_check_only
 class ArtifactsServiceAsyncStub(ArtifactsServiceStub):
@@ -56,7 +58,9 @@ class ArtifactsServiceAsyncStub(ArtifactsServiceStub):
     is discarded), RESOURCE_EXHAUSTED when the disk is full.
     """
     DownloadBlob: _aio.UnaryStreamMultiCallable[_artifacts_pb2.DownloadBlobRequest, _artifacts_pb2.DownloadBlobResponse]  # type: ignore[assignment]
-    """Sends a blob from an offset in chunks of at most 1 MiB. NOT_FOUND when it is not held whole."""
+    """Sends a blob from an offset in chunks of at most 1 MiB, from another coordinator's disk when it is not on this one's.
+    NOT_FOUND when no coordinator that answers holds it whole.
+    """
 
 class ArtifactsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes and gives blobs by their digest, in chunks, resumable in both directions."""
@@ -86,6 +90,8 @@ class ArtifactsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _artifacts_pb2.DownloadBlobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_artifacts_pb2.DownloadBlobResponse], _abc.AsyncIterator[_artifacts_pb2.DownloadBlobResponse]]:
-        """Sends a blob from an offset in chunks of at most 1 MiB. NOT_FOUND when it is not held whole."""
+        """Sends a blob from an offset in chunks of at most 1 MiB, from another coordinator's disk when it is not on this one's.
+        NOT_FOUND when no coordinator that answers holds it whole.
+        """
 
 def add_ArtifactsServiceServicer_to_server(servicer: ArtifactsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -139,7 +139,7 @@ class NodeStatus(_message.Message):
     """Replicas that are still on it."""
     @_builtins.property
     def node(self) -> _membership_pb2.Node:
-        """As kept in etcd; of a dead node only id, address, epoch and state are known."""
+        """As kept in etcd; of a silent or dead node as it was last. DRAINING while an operator drains it."""
 
     @_builtins.property
     def load(self) -> _membership_pb2.Load:

@@ -478,7 +478,8 @@ class EnrollmentServiceServicer:
 
     def Enroll(self, request, context):
         """Signs the request for the identity that the token allows, and uses the token up. UNAUTHENTICATED when the token is
-        unknown, used or expired; INVALID_ARGUMENT when the request is malformed or asks for another identity.
+        unknown, used or expired; INVALID_ARGUMENT when the request is malformed; PERMISSION_DENIED when it asks for another
+        identity, or for names that the token does not allow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -555,7 +556,9 @@ class RenewalServiceServicer:
 
     def Renew(self, request, context):
         """Signs the request for the caller's own identity, as its certificate states it. FAILED_PRECONDITION when this
-        coordinator has no authority's key to sign with.
+        coordinator has no authority's key to sign with, or the caller has no certificate. PERMISSION_DENIED when the request
+        asks for another identity or for names that the certificate does not have, and for gateways, which show their
+        certificate in the calls that they pass on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -176,7 +176,8 @@ class EnrollmentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EnrollmentServiceAsyncStub: ...
     Enroll: _grpc.UnaryUnaryMultiCallable[_identity_pb2.EnrollRequest, _identity_pb2.EnrollResponse]
     """Signs the request for the identity that the token allows, and uses the token up. UNAUTHENTICATED when the token is
-    unknown, used or expired; INVALID_ARGUMENT when the request is malformed or asks for another identity.
+    unknown, used or expired; INVALID_ARGUMENT when the request is malformed; PERMISSION_DENIED when it asks for another
+    identity, or for names that the token does not allow.
     """
 
 @_typing.type_check_only
@@ -186,7 +187,8 @@ class EnrollmentServiceAsyncStub(EnrollmentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enroll: _aio.UnaryUnaryMultiCallable[_identity_pb2.EnrollRequest, _identity_pb2.EnrollResponse]  # type: ignore[assignment]
     """Signs the request for the identity that the token allows, and uses the token up. UNAUTHENTICATED when the token is
-    unknown, used or expired; INVALID_ARGUMENT when the request is malformed or asks for another identity.
+    unknown, used or expired; INVALID_ARGUMENT when the request is malformed; PERMISSION_DENIED when it asks for another
+    identity, or for names that the token does not allow.
     """
 
 class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -199,7 +201,8 @@ class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.EnrollResponse, _abc.Awaitable[_identity_pb2.EnrollResponse]]:
         """Signs the request for the identity that the token allows, and uses the token up. UNAUTHENTICATED when the token is
-        unknown, used or expired; INVALID_ARGUMENT when the request is malformed or asks for another identity.
+        unknown, used or expired; INVALID_ARGUMENT when the request is malformed; PERMISSION_DENIED when it asks for another
+        identity, or for names that the token does not allow.
         """
 
 def add_EnrollmentServiceServicer_to_server(servicer: EnrollmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -213,7 +216,9 @@ class RenewalServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RenewalServiceAsyncStub: ...
     Renew: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RenewRequest, _identity_pb2.RenewResponse]
     """Signs the request for the caller's own identity, as its certificate states it. FAILED_PRECONDITION when this
-    coordinator has no authority's key to sign with.
+    coordinator has no authority's key to sign with, or the caller has no certificate. PERMISSION_DENIED when the request
+    asks for another identity or for names that the certificate does not have, and for gateways, which show their
+    certificate in the calls that they pass on.
     """
 
 @_typing.type_check_only
@@ -223,7 +228,9 @@ class RenewalServiceAsyncStub(RenewalServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Renew: _aio.UnaryUnaryMultiCallable[_identity_pb2.RenewRequest, _identity_pb2.RenewResponse]  # type: ignore[assignment]
     """Signs the request for the caller's own identity, as its certificate states it. FAILED_PRECONDITION when this
-    coordinator has no authority's key to sign with.
+    coordinator has no authority's key to sign with, or the caller has no certificate. PERMISSION_DENIED when the request
+    asks for another identity or for names that the certificate does not have, and for gateways, which show their
+    certificate in the calls that they pass on.
     """
 
 class RenewalServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -236,7 +243,9 @@ class RenewalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.RenewResponse, _abc.Awaitable[_identity_pb2.RenewResponse]]:
         """Signs the request for the caller's own identity, as its certificate states it. FAILED_PRECONDITION when this
-        coordinator has no authority's key to sign with.
+        coordinator has no authority's key to sign with, or the caller has no certificate. PERMISSION_DENIED when the request
+        asks for another identity or for names that the certificate does not have, and for gateways, which show their
+        certificate in the calls that they pass on.
         """
 
 def add_RenewalServiceServicer_to_server(servicer: RenewalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

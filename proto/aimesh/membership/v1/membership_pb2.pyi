@@ -776,8 +776,48 @@ class Assignments(_message.Message):
 Global___Assignments: _TypeAlias = Assignments  # noqa: Y015
 
 @_typing.final
+class LoadFailure(_message.Message):
+    """A version whose load failed again and again on a node, as kept in etcd: its replica is placed elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    epoch: _builtins.int
+    """The node's epoch then; a later session of the node may try again."""
+    name: _builtins.str
+    """The model."""
+    version: _builtins.str
+    """The version."""
+    message: _builtins.str
+    """Why it failed last, for people."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "message", b"message", "name", b"name", "node_id", b"node_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadFailure: _TypeAlias = LoadFailure  # noqa: Y015
+
+@_typing.final
 class Node(_message.Message):
-    """A node as kept in etcd under its lease, written on changes only."""
+    """A node as kept in etcd, written on changes only: once under its lease, and once for good, which tells what a node that
+    vanished was like.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

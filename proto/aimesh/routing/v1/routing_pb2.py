@@ -27,13 +27,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61imesh/routing/v1/routing.proto\x12\x11\x61imesh.routing.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x01\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07targets\x18\x02 \x03(\x0b\x32\x19.aimesh.routing.v1.Target\x12.\n\x06policy\x18\x03 \x01(\x0b\x32\x1e.aimesh.routing.v1.RoutePolicy\x12.\n\napplied_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x06Target\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\r\x12\x0e\n\x06weight\x18\x03 \x01(\r\"\x97\x04\n\x0bRoutePolicy\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x05retry\x18\x02 \x01(\x0b\x32\x1e.aimesh.routing.v1.RetryPolicy\x12-\n\x08\x62\x61lancer\x18\x03 \x01(\x0b\x32\x1b.aimesh.routing.v1.Balancer\x12)\n\x07matches\x18\x04 \x03(\x0b\x32\x18.aimesh.routing.v1.Match\x12)\n\x06sticky\x18\x05 \x01(\x0b\x32\x19.aimesh.routing.v1.Sticky\x12\'\n\x05hedge\x18\x06 \x01(\x0b\x32\x18.aimesh.routing.v1.Hedge\x12.\n\x0btry_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x07outlier\x18\x08 \x01(\x0b\x32\".aimesh.routing.v1.OutlierEjection\x12)\n\x06limits\x18\t \x01(\x0b\x32\x19.aimesh.routing.v1.Limits\x12)\n\x06mirror\x18\n \x01(\x0b\x32\x19.aimesh.routing.v1.Mirror\x12\x11\n\tfallbacks\x18\x0b \x03(\t\x12\x31\n\nscheduling\x18\x0c \x01(\x0b\x32\x1d.aimesh.routing.v1.Scheduling\"v\n\x0bRetryPolicy\x12\x13\n\x0bmax_retries\x18\x01 \x01(\r\x12\r\n\x05\x63odes\x18\x02 \x03(\t\x12\x16\n\x0e\x62udget_percent\x18\x03 \x01(\r\x12+\n\x08\x62\x61\x63k_off\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf4\x01\n\x08\x42\x61lancer\x12\x34\n\x0b\x62y_capacity\x18\x01 \x01(\x0b\x32\x1d.aimesh.routing.v1.ByCapacityH\x00\x12\x38\n\rleast_request\x18\x02 \x01(\x0b\x32\x1f.aimesh.routing.v1.LeastRequestH\x00\x12\x30\n\tring_hash\x18\x03 \x01(\x0b\x32\x1b.aimesh.routing.v1.RingHashH\x00\x12>\n\x10latency_adaptive\x18\x04 \x01(\x0b\x32\".aimesh.routing.v1.LatencyAdaptiveH\x00\x42\x06\n\x04kind\"\x0c\n\nByCapacity\"\x0e\n\x0cLeastRequest\"\x1a\n\x08RingHash\x12\x0e\n\x06header\x18\x01 \x01(\t\"(\n\x0fLatencyAdaptive\x12\x15\n\rleast_percent\x18\x01 \x01(\r\"7\n\x05Match\x12\x0e\n\x06header\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\"\x18\n\x06Sticky\x12\x0e\n\x06header\x18\x01 \x01(\t\"1\n\x05Hedge\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"|\n\x0fOutlierEjection\x12\x1a\n\x12\x63onsecutive_errors\x18\x01 \x01(\r\x12\x30\n\rbase_ejection\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13max_ejected_percent\x18\x03 \x01(\r\"\x1e\n\x06Limits\x12\x14\n\x0cmax_requests\x18\x01 \x01(\r\"-\n\x06Mirror\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\"\x89\x01\n\nScheduling\x12\x17\n\x0fpriority_levels\x18\x01 \x01(\r\x12\x18\n\x10\x64\x65\x66\x61ult_priority\x18\x02 \x01(\r\x12\x16\n\x0emax_queue_size\x18\x03 \x01(\r\x12\x30\n\rqueue_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x7f\n\x0cTargetStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06wanted\x18\x02 \x01(\r\x12\r\n\x05ready\x18\x03 \x01(\r\x12\r\n\x05nodes\x18\x04 \x03(\t\x12\x30\n\nrejections\x18\x05 \x03(\x0b\x32\x1c.aimesh.routing.v1.Rejection\"9\n\tRejection\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"w\n\x10\x44\x65ploymentStatus\x12\x31\n\ndeployment\x18\x01 \x01(\x0b\x32\x1d.aimesh.routing.v1.Deployment\x12\x30\n\x07targets\x18\x02 \x03(\x0b\x32\x1f.aimesh.routing.v1.TargetStatus\"K\n\x16\x41pplyDeploymentRequest\x12\x31\n\ndeployment\x18\x01 \x01(\x0b\x32\x1d.aimesh.routing.v1.Deployment\"N\n\x17\x41pplyDeploymentResponse\x12\x33\n\x06status\x18\x01 \x01(\x0b\x32#.aimesh.routing.v1.DeploymentStatus\"$\n\x14GetDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x15GetDeploymentResponse\x12\x33\n\x06status\x18\x01 \x01(\x0b\x32#.aimesh.routing.v1.DeploymentStatus\"?\n\x16ListDeploymentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"l\n\x17ListDeploymentsResponse\x12\x38\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32#.aimesh.routing.v1.DeploymentStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17\x44\x65leteDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteDeploymentResponse2\xd1\x03\n\x0eRoutingService\x12o\n\x0f\x41pplyDeployment\x12).aimesh.routing.v1.ApplyDeploymentRequest\x1a*.aimesh.routing.v1.ApplyDeploymentResponse\"\x05\x8a\xc9\x18\x01\x03\x12i\n\rGetDeployment\x12\'.aimesh.routing.v1.GetDeploymentRequest\x1a(.aimesh.routing.v1.GetDeploymentResponse\"\x05\x8a\xc9\x18\x01\x01\x12o\n\x0fListDeployments\x12).aimesh.routing.v1.ListDeploymentsRequest\x1a*.aimesh.routing.v1.ListDeploymentsResponse\"\x05\x8a\xc9\x18\x01\x01\x12r\n\x10\x44\x65leteDeployment\x12*.aimesh.routing.v1.DeleteDeploymentRequest\x1a+.aimesh.routing.v1.DeleteDeploymentResponse\"\x05\x8a\xc9\x18\x01\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61imesh/routing/v1/routing.proto\x12\x11\x61imesh.routing.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x01\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07targets\x18\x02 \x03(\x0b\x32\x19.aimesh.routing.v1.Target\x12.\n\x06policy\x18\x03 \x01(\x0b\x32\x1e.aimesh.routing.v1.RoutePolicy\x12.\n\napplied_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x06Target\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\r\x12\x0e\n\x06weight\x18\x03 \x01(\r\"\x97\x04\n\x0bRoutePolicy\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x05retry\x18\x02 \x01(\x0b\x32\x1e.aimesh.routing.v1.RetryPolicy\x12-\n\x08\x62\x61lancer\x18\x03 \x01(\x0b\x32\x1b.aimesh.routing.v1.Balancer\x12)\n\x07matches\x18\x04 \x03(\x0b\x32\x18.aimesh.routing.v1.Match\x12)\n\x06sticky\x18\x05 \x01(\x0b\x32\x19.aimesh.routing.v1.Sticky\x12\'\n\x05hedge\x18\x06 \x01(\x0b\x32\x18.aimesh.routing.v1.Hedge\x12.\n\x0btry_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x07outlier\x18\x08 \x01(\x0b\x32\".aimesh.routing.v1.OutlierEjection\x12)\n\x06limits\x18\t \x01(\x0b\x32\x19.aimesh.routing.v1.Limits\x12)\n\x06mirror\x18\n \x01(\x0b\x32\x19.aimesh.routing.v1.Mirror\x12\x11\n\tfallbacks\x18\x0b \x03(\t\x12\x31\n\nscheduling\x18\x0c \x01(\x0b\x32\x1d.aimesh.routing.v1.Scheduling\"v\n\x0bRetryPolicy\x12\x13\n\x0bmax_retries\x18\x01 \x01(\r\x12\r\n\x05\x63odes\x18\x02 \x03(\t\x12\x16\n\x0e\x62udget_percent\x18\x03 \x01(\r\x12+\n\x08\x62\x61\x63k_off\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf4\x01\n\x08\x42\x61lancer\x12\x34\n\x0b\x62y_capacity\x18\x01 \x01(\x0b\x32\x1d.aimesh.routing.v1.ByCapacityH\x00\x12\x38\n\rleast_request\x18\x02 \x01(\x0b\x32\x1f.aimesh.routing.v1.LeastRequestH\x00\x12\x30\n\tring_hash\x18\x03 \x01(\x0b\x32\x1b.aimesh.routing.v1.RingHashH\x00\x12>\n\x10latency_adaptive\x18\x04 \x01(\x0b\x32\".aimesh.routing.v1.LatencyAdaptiveH\x00\x42\x06\n\x04kind\"\x0c\n\nByCapacity\"\x0e\n\x0cLeastRequest\"\x1a\n\x08RingHash\x12\x0e\n\x06header\x18\x01 \x01(\t\"(\n\x0fLatencyAdaptive\x12\x15\n\rleast_percent\x18\x01 \x01(\r\"7\n\x05Match\x12\x0e\n\x06header\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\"\x18\n\x06Sticky\x12\x0e\n\x06header\x18\x01 \x01(\t\"1\n\x05Hedge\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"|\n\x0fOutlierEjection\x12\x1a\n\x12\x63onsecutive_errors\x18\x01 \x01(\r\x12\x30\n\rbase_ejection\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13max_ejected_percent\x18\x03 \x01(\r\"\x1e\n\x06Limits\x12\x14\n\x0cmax_requests\x18\x01 \x01(\r\"-\n\x06Mirror\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\"\x89\x01\n\nScheduling\x12\x17\n\x0fpriority_levels\x18\x01 \x01(\r\x12\x18\n\x10\x64\x65\x66\x61ult_priority\x18\x02 \x01(\r\x12\x16\n\x0emax_queue_size\x18\x03 \x01(\r\x12\x30\n\rqueue_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\";\n\x0bNodeWeights\x12,\n\x05nodes\x18\x01 \x03(\x0b\x32\x1d.aimesh.routing.v1.NodeWeight\"w\n\nNodeWeight\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\r\x12*\n\x07latency\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x05 \x01(\t\"N\n\nRuleEffect\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12\x10\n\x08programs\x18\x03 \x01(\t\x12\x0f\n\x07partial\x18\x04 \x01(\x08\"\x7f\n\x0cTargetStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06wanted\x18\x02 \x01(\r\x12\r\n\x05ready\x18\x03 \x01(\r\x12\r\n\x05nodes\x18\x04 \x03(\t\x12\x30\n\nrejections\x18\x05 \x03(\x0b\x32\x1c.aimesh.routing.v1.Rejection\"9\n\tRejection\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"w\n\x10\x44\x65ploymentStatus\x12\x31\n\ndeployment\x18\x01 \x01(\x0b\x32\x1d.aimesh.routing.v1.Deployment\x12\x30\n\x07targets\x18\x02 \x03(\x0b\x32\x1f.aimesh.routing.v1.TargetStatus\"K\n\x16\x41pplyDeploymentRequest\x12\x31\n\ndeployment\x18\x01 \x01(\x0b\x32\x1d.aimesh.routing.v1.Deployment\"\x84\x01\n\x17\x41pplyDeploymentResponse\x12\x33\n\x06status\x18\x01 \x01(\x0b\x32#.aimesh.routing.v1.DeploymentStatus\x12\x34\n\rpartial_rules\x18\x02 \x03(\x0b\x32\x1d.aimesh.routing.v1.RuleEffect\"$\n\x14GetDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x15GetDeploymentResponse\x12\x33\n\x06status\x18\x01 \x01(\x0b\x32#.aimesh.routing.v1.DeploymentStatus\"?\n\x16ListDeploymentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"l\n\x17ListDeploymentsResponse\x12\x38\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32#.aimesh.routing.v1.DeploymentStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17\x44\x65leteDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteDeploymentResponse\"\x99\x01\n\x13\x45xplainRouteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x44\n\x07headers\x18\x02 \x03(\x0b\x32\x33.aimesh.routing.v1.ExplainRouteRequest.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa9\x01\n\x14\x45xplainRouteResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\'\n\x07gateway\x18\x02 \x01(\x0b\x32\x16.aimesh.routing.v1.Way\x12(\n\x08programs\x18\x03 \x01(\x0b\x32\x16.aimesh.routing.v1.Way\x12,\n\x05rules\x18\x04 \x03(\x0b\x32\x1d.aimesh.routing.v1.RuleEffect\"\xe3\x02\n\x03Way\x12\x12\n\ndecided_by\x18\x01 \x01(\t\x12\x13\n\x0bpassed_over\x18\x02 \x03(\t\x12(\n\x06shares\x18\x03 \x03(\x0b\x32\x18.aimesh.routing.v1.Share\x12\'\n\x06\x63opies\x18\x04 \x03(\x0b\x32\x17.aimesh.routing.v1.Copy\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0btry_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bhedge_delay\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x08 \x01(\r\x12\x10\n\x08retry_on\x18\t \x01(\t\x12\x31\n\x0eretry_back_off\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9a\x01\n\x05Share\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07percent\x18\x03 \x01(\x01\x12\x10\n\x08\x62\x61lancer\x18\x04 \x01(\t\x12\x14\n\x0cmax_requests\x18\x05 \x01(\r\x12\x33\n\tendpoints\x18\x06 \x03(\x0b\x32 .aimesh.routing.v1.RouteEndpoint\"O\n\rRouteEndpoint\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07percent\x18\x03 \x01(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\"<\n\x04\x43opy\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07percent\x18\x03 \x01(\x01\x32\xb9\x04\n\x0eRoutingService\x12o\n\x0f\x41pplyDeployment\x12).aimesh.routing.v1.ApplyDeploymentRequest\x1a*.aimesh.routing.v1.ApplyDeploymentResponse\"\x05\x8a\xc9\x18\x01\x03\x12i\n\rGetDeployment\x12\'.aimesh.routing.v1.GetDeploymentRequest\x1a(.aimesh.routing.v1.GetDeploymentResponse\"\x05\x8a\xc9\x18\x01\x01\x12o\n\x0fListDeployments\x12).aimesh.routing.v1.ListDeploymentsRequest\x1a*.aimesh.routing.v1.ListDeploymentsResponse\"\x05\x8a\xc9\x18\x01\x01\x12r\n\x10\x44\x65leteDeployment\x12*.aimesh.routing.v1.DeleteDeploymentRequest\x1a+.aimesh.routing.v1.DeleteDeploymentResponse\"\x05\x8a\xc9\x18\x01\x03\x12\x66\n\x0c\x45xplainRoute\x12&.aimesh.routing.v1.ExplainRouteRequest\x1a\'.aimesh.routing.v1.ExplainRouteResponse\"\x05\x8a\xc9\x18\x01\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aimesh.routing.v1.routing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EXPLAINROUTEREQUEST_HEADERSENTRY']._loaded_options = None
+  _globals['_EXPLAINROUTEREQUEST_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_ROUTINGSERVICE'].methods_by_name['ApplyDeployment']._loaded_options = None
   _globals['_ROUTINGSERVICE'].methods_by_name['ApplyDeployment']._serialized_options = b'\212\311\030\001\003'
   _globals['_ROUTINGSERVICE'].methods_by_name['GetDeployment']._loaded_options = None
@@ -42,6 +44,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTINGSERVICE'].methods_by_name['ListDeployments']._serialized_options = b'\212\311\030\001\001'
   _globals['_ROUTINGSERVICE'].methods_by_name['DeleteDeployment']._loaded_options = None
   _globals['_ROUTINGSERVICE'].methods_by_name['DeleteDeployment']._serialized_options = b'\212\311\030\001\003'
+  _globals['_ROUTINGSERVICE'].methods_by_name['ExplainRoute']._loaded_options = None
+  _globals['_ROUTINGSERVICE'].methods_by_name['ExplainRoute']._serialized_options = b'\212\311\030\001\001'
   _globals['_DEPLOYMENT']._serialized_start=152
   _globals['_DEPLOYMENT']._serialized_end=318
   _globals['_TARGET']._serialized_start=320
@@ -74,28 +78,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MIRROR']._serialized_end=1723
   _globals['_SCHEDULING']._serialized_start=1726
   _globals['_SCHEDULING']._serialized_end=1863
-  _globals['_TARGETSTATUS']._serialized_start=1865
-  _globals['_TARGETSTATUS']._serialized_end=1992
-  _globals['_REJECTION']._serialized_start=1994
-  _globals['_REJECTION']._serialized_end=2051
-  _globals['_DEPLOYMENTSTATUS']._serialized_start=2053
-  _globals['_DEPLOYMENTSTATUS']._serialized_end=2172
-  _globals['_APPLYDEPLOYMENTREQUEST']._serialized_start=2174
-  _globals['_APPLYDEPLOYMENTREQUEST']._serialized_end=2249
-  _globals['_APPLYDEPLOYMENTRESPONSE']._serialized_start=2251
-  _globals['_APPLYDEPLOYMENTRESPONSE']._serialized_end=2329
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=2331
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=2367
-  _globals['_GETDEPLOYMENTRESPONSE']._serialized_start=2369
-  _globals['_GETDEPLOYMENTRESPONSE']._serialized_end=2445
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=2447
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=2510
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=2512
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=2620
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=2622
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=2661
-  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_start=2663
-  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_end=2689
-  _globals['_ROUTINGSERVICE']._serialized_start=2692
-  _globals['_ROUTINGSERVICE']._serialized_end=3157
+  _globals['_NODEWEIGHTS']._serialized_start=1865
+  _globals['_NODEWEIGHTS']._serialized_end=1924
+  _globals['_NODEWEIGHT']._serialized_start=1926
+  _globals['_NODEWEIGHT']._serialized_end=2045
+  _globals['_RULEEFFECT']._serialized_start=2047
+  _globals['_RULEEFFECT']._serialized_end=2125
+  _globals['_TARGETSTATUS']._serialized_start=2127
+  _globals['_TARGETSTATUS']._serialized_end=2254
+  _globals['_REJECTION']._serialized_start=2256
+  _globals['_REJECTION']._serialized_end=2313
+  _globals['_DEPLOYMENTSTATUS']._serialized_start=2315
+  _globals['_DEPLOYMENTSTATUS']._serialized_end=2434
+  _globals['_APPLYDEPLOYMENTREQUEST']._serialized_start=2436
+  _globals['_APPLYDEPLOYMENTREQUEST']._serialized_end=2511
+  _globals['_APPLYDEPLOYMENTRESPONSE']._serialized_start=2514
+  _globals['_APPLYDEPLOYMENTRESPONSE']._serialized_end=2646
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=2648
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=2684
+  _globals['_GETDEPLOYMENTRESPONSE']._serialized_start=2686
+  _globals['_GETDEPLOYMENTRESPONSE']._serialized_end=2762
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=2764
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=2827
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=2829
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=2937
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=2939
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=2978
+  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_start=2980
+  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_end=3006
+  _globals['_EXPLAINROUTEREQUEST']._serialized_start=3009
+  _globals['_EXPLAINROUTEREQUEST']._serialized_end=3162
+  _globals['_EXPLAINROUTEREQUEST_HEADERSENTRY']._serialized_start=3116
+  _globals['_EXPLAINROUTEREQUEST_HEADERSENTRY']._serialized_end=3162
+  _globals['_EXPLAINROUTERESPONSE']._serialized_start=3165
+  _globals['_EXPLAINROUTERESPONSE']._serialized_end=3334
+  _globals['_WAY']._serialized_start=3337
+  _globals['_WAY']._serialized_end=3692
+  _globals['_SHARE']._serialized_start=3695
+  _globals['_SHARE']._serialized_end=3849
+  _globals['_ROUTEENDPOINT']._serialized_start=3851
+  _globals['_ROUTEENDPOINT']._serialized_end=3930
+  _globals['_COPY']._serialized_start=3932
+  _globals['_COPY']._serialized_end=3992
+  _globals['_ROUTINGSERVICE']._serialized_start=3995
+  _globals['_ROUTINGSERVICE']._serialized_end=4564
 # @@protoc_insertion_point(module_scope)

@@ -94,7 +94,9 @@ Global___Target: _TypeAlias = Target  # noqa: Y015
 
 @_typing.final
 class RoutePolicy(_message.Message):
-    """How requests travel to a deployment's replicas."""
+    """How requests travel to a deployment's replicas. Two engines carry it out: Envoy in the gateway, and gRPC in programs
+    that call xds:///<name>. What gRPC cannot do is said at each rule, by ApplyDeployment and by ExplainRoute.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -124,19 +126,23 @@ class RoutePolicy(_message.Message):
 
     @_builtins.property
     def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Match]:
-        """Which requests go to which version, by header; the first that matches decides, before weights do."""
+        """Which requests go to which version, by header; the first that matches and whose version has a ready replica
+        decides, before weights do. At most 64.
+        """
 
     @_builtins.property
     def sticky(self) -> Global___Sticky:
-        """Keeps each caller on one version of the split; unset for a new draw each request."""
+        """Keeps each caller on one version of the split; unset for a new draw each request. Gateway only."""
 
     @_builtins.property
     def hedge(self) -> Global___Hedge:
-        """Sends a second copy when the first is slow; unset for none."""
+        """Sends a second copy when the first is slow; unset for none. Gateway only."""
 
     @_builtins.property
     def try_timeout(self) -> _duration_pb2.Duration:
-        """Bound on one try; unset or 0 for none but the timeout."""
+        """Bound on one try until its first answer, after which it is tried again; unset or 0 for none but the timeout.
+        Gateway only. Not together with hedge, whose delay takes its place.
+        """
 
     @_builtins.property
     def outlier(self) -> Global___OutlierEjection:
@@ -148,11 +154,13 @@ class RoutePolicy(_message.Message):
 
     @_builtins.property
     def mirror(self) -> Global___Mirror:
-        """Copies a share of the requests to another deployment, whose answers are dropped; unset for none."""
+        """Copies a share of the requests to another deployment, whose answers are dropped; unset for none. Gateway only."""
 
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Deployments that take the requests, in this order, when no replica of this one can."""
+        """Deployments that take the requests, in this order, when no replica of this one can; at most 3. The gateway writes
+        their name into the request, so that their servers know it. Gateway only.
+        """
 
     @_builtins.property
     def scheduling(self) -> Global___Scheduling:
@@ -193,9 +201,11 @@ class RetryPolicy(_message.Message):
     BUDGET_PERCENT_FIELD_NUMBER: _builtins.int
     BACK_OFF_FIELD_NUMBER: _builtins.int
     max_retries: _builtins.int
-    """Tries beyond the first; 0 turns retries off; at most 5."""
+    """Tries beyond the first, hedges included; 0 turns retries off; at most 5."""
     budget_percent: _builtins.int
-    """Retries and hedges in flight may be at most this share of the requests in flight, in percent; 0 for 20."""
+    """Retries and hedges in flight to one version may be at most this share of the requests in flight, in percent, or 64
+    if that is more (a few retries are no storm); 0 for 100; at most 100. Gateway only.
+    """
     @_builtins.property
     def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of gRPC status codes that are tried again, of CANCELLED, DEADLINE_EXCEEDED, INTERNAL, RESOURCE_EXHAUSTED and
@@ -204,7 +214,9 @@ class RetryPolicy(_message.Message):
 
     @_builtins.property
     def back_off(self) -> _duration_pb2.Duration:
-        """Wait before the first retry, doubled each time up to ten times that, with jitter; unset for 25 ms."""
+        """Longest wait before the first retry, doubled each time up to ten times that, of which a random part is waited;
+        unset for 25 ms; 1 ms to 10 s.
+        """
 
     def __init__(
         self,
@@ -238,7 +250,7 @@ class Balancer(_message.Message):
 
     @_builtins.property
     def least_request(self) -> Global___LeastRequest:
-        """The less busy of two replicas drawn at random."""
+        """The less busy of two replicas drawn at random. Gateway only: gRPC programs take turns."""
 
     @_builtins.property
     def ring_hash(self) -> Global___RingHash:
@@ -268,7 +280,7 @@ Global___Balancer: _TypeAlias = Balancer  # noqa: Y015
 
 @_typing.final
 class ByCapacity(_message.Message):
-    """Shares in proportion to GPU memory where every node of the deployment has GPUs, else to CPU cores."""
+    """Shares in proportion to GPU memory where every node that serves the version has GPUs, else to CPU cores."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -308,7 +320,7 @@ class RingHash(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     header: _builtins.str
-    """Request header whose value is hashed; a request without it goes anywhere."""
+    """Request header whose value is hashed, lower case; a request without it goes anywhere."""
     def __init__(
         self,
         *,
@@ -382,7 +394,9 @@ class Sticky(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     header: _builtins.str
-    """Header that names the caller; a request without it is drawn anew."""
+    """Header that names the caller, lower case; a request without it is drawn anew. The same as that of ring_hash, if
+    any.
+    """
     def __init__(
         self,
         *,
@@ -398,14 +412,18 @@ Global___Sticky: _TypeAlias = Sticky  # noqa: Y015
 
 @_typing.final
 class Hedge(_message.Message):
-    """A second copy of a request that is slow; the first answer wins, the other is cancelled."""
+    """A second copy of a request that is slow; the first answer wins, the other is cancelled. Each copy is one of the
+    retries.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELAY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
-        """How long the first copy has; at least 1 ms. For deterministic models only: both may run."""
+        """How long a copy has for its first answer before the next is sent; at least 1 ms, less than timeout. For models that
+        may run twice: both do.
+        """
 
     def __init__(
         self,
@@ -422,7 +440,10 @@ Global___Hedge: _TypeAlias = Hedge  # noqa: Y015
 
 @_typing.final
 class OutlierEjection(_message.Message):
-    """Leaves a replica out for a while after errors in a row."""
+    """Leaves a replica out for a while when it fails. The gateway counts errors in a row (UNAVAILABLE, INTERNAL, UNKNOWN,
+    DATA_LOSS, DEADLINE_EXCEEDED). gRPC programs cannot: of those that had at least this many requests in 10 s, they
+    leave out replicas of which 85 % ended with any error, those of the caller included.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -430,12 +451,12 @@ class OutlierEjection(_message.Message):
     BASE_EJECTION_FIELD_NUMBER: _builtins.int
     MAX_EJECTED_PERCENT_FIELD_NUMBER: _builtins.int
     consecutive_errors: _builtins.int
-    """Errors in a row; 0 for 5."""
+    """Errors in a row; 0 for 5; at most 1000."""
     max_ejected_percent: _builtins.int
-    """At most this share of the replicas at once, in percent; 0 for 50."""
+    """At most this share of the replicas at once, in percent; 0 for 50; at most 100. Envoy may always leave out one."""
     @_builtins.property
     def base_ejection(self) -> _duration_pb2.Duration:
-        """How long it is left out the first time, longer each time; unset for 10 s."""
+        """How long it is left out the first time, longer each time up to 300 s; unset for 10 s; 1 ms to 300 s."""
 
     def __init__(
         self,
@@ -454,7 +475,10 @@ Global___OutlierEjection: _TypeAlias = OutlierEjection  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """Bounds that each client or gateway holds for itself; beyond them a call ends with RESOURCE_EXHAUSTED."""
+    """Bounds that each client or gateway holds for itself. Beyond them a call ends at once: with RESOURCE_EXHAUSTED (REST:
+    429) at the gateway; with UNAVAILABLE, "circuit breaker drop", in gRPC programs, whose library has no other code for
+    it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -537,6 +561,104 @@ class Scheduling(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Scheduling: _TypeAlias = Scheduling  # noqa: Y015
+
+@_typing.final
+class NodeWeights(_message.Message):
+    """How much each node gets of a deployment's requests: what latency_adaptive has come to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeWeight]:
+        """One entry a version and node, by version, then node."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___NodeWeight] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeWeights: _TypeAlias = NodeWeights  # noqa: Y015
+
+@_typing.final
+class NodeWeight(_message.Message):
+    """One node's share of a version's requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version."""
+    node: _builtins.str
+    """The node."""
+    weight: _builtins.int
+    """Its weight; 1000 is an equal share."""
+    reason: _builtins.str
+    """Why it has this weight, for people."""
+    @_builtins.property
+    def latency(self) -> _duration_pb2.Duration:
+        """Mean time of a request in Triton, queue included, smoothed; unset before there was a measurement."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        node: _builtins.str = ...,
+        weight: _builtins.int = ...,
+        latency: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "node", b"node", "reason", b"reason", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeWeight: _TypeAlias = NodeWeight  # noqa: Y015
+
+@_typing.final
+class RuleEffect(_message.Message):
+    """What an engine does with one rule of a policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    PROGRAMS_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """The rule, as a field of RoutePolicy, with its values: retry.max_retries = 2."""
+    gateway: _builtins.str
+    """What the gateway does."""
+    programs: _builtins.str
+    """What gRPC programs on xds:///<name> do."""
+    partial: _builtins.bool
+    """One of them does not do all that the rule says."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+        programs: _builtins.str = ...,
+        partial: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "partial", b"partial", "programs", b"programs", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleEffect: _TypeAlias = RuleEffect  # noqa: Y015
 
 @_typing.final
 class TargetStatus(_message.Message):
@@ -671,18 +793,24 @@ class ApplyDeploymentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: _builtins.int
+    PARTIAL_RULES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def status(self) -> Global___DeploymentStatus:
         """The placement as it would be decided on the state at hand; the leader carries it out next."""
+
+    @_builtins.property
+    def partial_rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleEffect]:
+        """Rules that one of the engines does not carry out in full."""
 
     def __init__(
         self,
         *,
         status: Global___DeploymentStatus | None = ...,
+        partial_rules: _abc.Iterable[Global___RuleEffect] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partial_rules", b"partial_rules", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -826,3 +954,273 @@ class DeleteDeploymentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDeploymentResponse: _TypeAlias = DeleteDeploymentResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRouteRequest(_message.Message):
+    """Asks where a request would go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The model."""
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The request's headers, names in lower case."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRouteRequest: _TypeAlias = ExplainRouteRequest  # noqa: Y015
+
+@_typing.final
+class ExplainRouteResponse(_message.Message):
+    """Answers ExplainRoute, from the configuration that clients are sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    PROGRAMS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """etcd revision of that configuration."""
+    @_builtins.property
+    def gateway(self) -> Global___Way:
+        """The way through the gateway."""
+
+    @_builtins.property
+    def programs(self) -> Global___Way:
+        """The way of a gRPC program on xds:///<name>."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleEffect]:
+        """Every rule of the policy that is set, with what each engine makes of it."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        gateway: Global___Way | None = ...,
+        programs: Global___Way | None = ...,
+        rules: _abc.Iterable[Global___RuleEffect] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "programs", b"programs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "programs", b"programs", "revision", b"revision", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRouteResponse: _TypeAlias = ExplainRouteResponse  # noqa: Y015
+
+@_typing.final
+class Way(_message.Message):
+    """How one engine carries one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    PASSED_OVER_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    TRY_TIMEOUT_FIELD_NUMBER: _builtins.int
+    HEDGE_DELAY_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    RETRY_ON_FIELD_NUMBER: _builtins.int
+    RETRY_BACK_OFF_FIELD_NUMBER: _builtins.int
+    decided_by: _builtins.str
+    """What decided: a match, the weights, or why the request is refused."""
+    retries: _builtins.int
+    """Tries beyond the first."""
+    retry_on: _builtins.str
+    """What is tried again, in the engine's words."""
+    @_builtins.property
+    def passed_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Matches that held and were passed over, with the reason."""
+
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]:
+        """Where it may go; none when it is refused at once."""
+
+    @_builtins.property
+    def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Copy]:
+        """Where its copies go."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Bound on the whole call; unset for none. A gRPC program's is 2 s longer than the policy's."""
+
+    @_builtins.property
+    def try_timeout(self) -> _duration_pb2.Duration:
+        """Bound on one try until its first answer; unset for none."""
+
+    @_builtins.property
+    def hedge_delay(self) -> _duration_pb2.Duration:
+        """How long a copy has before the next is sent; unset for no hedging."""
+
+    @_builtins.property
+    def retry_back_off(self) -> _duration_pb2.Duration:
+        """Longest wait before the first retry."""
+
+    def __init__(
+        self,
+        *,
+        decided_by: _builtins.str = ...,
+        passed_over: _abc.Iterable[_builtins.str] | None = ...,
+        shares: _abc.Iterable[Global___Share] | None = ...,
+        copies: _abc.Iterable[Global___Copy] | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        try_timeout: _duration_pb2.Duration | None = ...,
+        hedge_delay: _duration_pb2.Duration | None = ...,
+        retries: _builtins.int = ...,
+        retry_on: _builtins.str = ...,
+        retry_back_off: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hedge_delay", b"hedge_delay", "retry_back_off", b"retry_back_off", "timeout", b"timeout", "try_timeout", b"try_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "decided_by", b"decided_by", "hedge_delay", b"hedge_delay", "passed_over", b"passed_over", "retries", b"retries", "retry_back_off", b"retry_back_off", "retry_on", b"retry_on", "shares", b"shares", "timeout", b"timeout", "try_timeout", b"try_timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Way: _TypeAlias = Way  # noqa: Y015
+
+@_typing.final
+class Share(_message.Message):
+    """What may serve the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    BALANCER_FIELD_NUMBER: _builtins.int
+    MAX_REQUESTS_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    deployment: _builtins.str
+    """The deployment that serves it: the one asked for, or a fallback."""
+    version: _builtins.str
+    """The version."""
+    percent: _builtins.float
+    """Share of the requests that the rule takes, in percent. 0 for a fallback, which takes them when those before it
+    cannot.
+    """
+    balancer: _builtins.str
+    """How a replica is chosen."""
+    max_requests: _builtins.int
+    """Requests in flight that one client or gateway may have; 0 for no limit."""
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteEndpoint]:
+        """Its endpoints, and nodes that were given the version and are out, by node."""
+
+    def __init__(
+        self,
+        *,
+        deployment: _builtins.str = ...,
+        version: _builtins.str = ...,
+        percent: _builtins.float = ...,
+        balancer: _builtins.str = ...,
+        max_requests: _builtins.int = ...,
+        endpoints: _abc.Iterable[Global___RouteEndpoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancer", b"balancer", "deployment", b"deployment", "endpoints", b"endpoints", "max_requests", b"max_requests", "percent", b"percent", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Share: _TypeAlias = Share  # noqa: Y015
+
+@_typing.final
+class RouteEndpoint(_message.Message):
+    """One replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node."""
+    address: _builtins.str
+    """IP:port of its Triton's gRPC; empty when it is out."""
+    percent: _builtins.float
+    """Share of the version's requests, in percent; 0 when that is not by weight."""
+    reason: _builtins.str
+    """Why it has this share, or why it is out; for people."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        address: _builtins.str = ...,
+        percent: _builtins.float = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node", b"node", "percent", b"percent", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteEndpoint: _TypeAlias = RouteEndpoint  # noqa: Y015
+
+@_typing.final
+class Copy(_message.Message):
+    """Where copies of a request go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    deployment: _builtins.str
+    """The deployment."""
+    version: _builtins.str
+    """The version."""
+    percent: _builtins.float
+    """Share of the requests that are copied there, in percent."""
+    def __init__(
+        self,
+        *,
+        deployment: _builtins.str = ...,
+        version: _builtins.str = ...,
+        percent: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "percent", b"percent", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Copy: _TypeAlias = Copy  # noqa: Y015

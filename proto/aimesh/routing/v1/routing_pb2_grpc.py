@@ -55,6 +55,11 @@ class RoutingServiceStub:
                 request_serializer=aimesh_dot_routing_dot_v1_dot_routing__pb2.DeleteDeploymentRequest.SerializeToString,
                 response_deserializer=aimesh_dot_routing_dot_v1_dot_routing__pb2.DeleteDeploymentResponse.FromString,
                 _registered_method=True)
+        self.ExplainRoute = channel.unary_unary(
+                '/aimesh.routing.v1.RoutingService/ExplainRoute',
+                request_serializer=aimesh_dot_routing_dot_v1_dot_routing__pb2.ExplainRouteRequest.SerializeToString,
+                response_deserializer=aimesh_dot_routing_dot_v1_dot_routing__pb2.ExplainRouteResponse.FromString,
+                _registered_method=True)
 
 
 class RoutingServiceServicer:
@@ -63,8 +68,9 @@ class RoutingServiceServicer:
 
     def ApplyDeployment(self, request, context):
         """Creates or replaces a deployment. NOT_FOUND when a version does not exist; INVALID_ARGUMENT when the weights sum to
-        zero, a replica count is zero, or the policy contradicts itself. Replicas beyond capacity are accepted: the answer
-        and every later status say which limit keeps each node from taking one.
+        zero, a replica count is zero, or the policy contradicts itself or names a deployment that it may not name.
+        Replicas beyond capacity are accepted: the answer and every later status say which limit keeps each node from
+        taking one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,7 +91,16 @@ class RoutingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDeployment(self, request, context):
-        """Removes a deployment; its replicas are unloaded. NOT_FOUND when there is none.
+        """Removes a deployment; its replicas are unloaded. NOT_FOUND when there is none. Policies of others that name it as
+        fallback or mirror go on without it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainRoute(self, request, context):
+        """Where a request would go at this moment, and why, through the gateway and from a gRPC program. NOT_FOUND when the
+        model is not deployed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +128,11 @@ def add_RoutingServiceServicer_to_server(servicer, server):
                     servicer.DeleteDeployment,
                     request_deserializer=aimesh_dot_routing_dot_v1_dot_routing__pb2.DeleteDeploymentRequest.FromString,
                     response_serializer=aimesh_dot_routing_dot_v1_dot_routing__pb2.DeleteDeploymentResponse.SerializeToString,
+            ),
+            'ExplainRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRoute,
+                    request_deserializer=aimesh_dot_routing_dot_v1_dot_routing__pb2.ExplainRouteRequest.FromString,
+                    response_serializer=aimesh_dot_routing_dot_v1_dot_routing__pb2.ExplainRouteResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +244,33 @@ class RoutingService:
             '/aimesh.routing.v1.RoutingService/DeleteDeployment',
             aimesh_dot_routing_dot_v1_dot_routing__pb2.DeleteDeploymentRequest.SerializeToString,
             aimesh_dot_routing_dot_v1_dot_routing__pb2.DeleteDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.routing.v1.RoutingService/ExplainRoute',
+            aimesh_dot_routing_dot_v1_dot_routing__pb2.ExplainRouteRequest.SerializeToString,
+            aimesh_dot_routing_dot_v1_dot_routing__pb2.ExplainRouteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,15 +37,22 @@ class RoutingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RoutingServiceAsyncStub: ...
     ApplyDeployment: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ApplyDeploymentRequest, _routing_pb2.ApplyDeploymentResponse]
     """Creates or replaces a deployment. NOT_FOUND when a version does not exist; INVALID_ARGUMENT when the weights sum to
-    zero, a replica count is zero, or the policy contradicts itself. Replicas beyond capacity are accepted: the answer
-    and every later status say which limit keeps each node from taking one.
+    zero, a replica count is zero, or the policy contradicts itself or names a deployment that it may not name.
+    Replicas beyond capacity are accepted: the answer and every later status say which limit keeps each node from
+    taking one.
     """
     GetDeployment: _grpc.UnaryUnaryMultiCallable[_routing_pb2.GetDeploymentRequest, _routing_pb2.GetDeploymentResponse]
     """One deployment with its placement. NOT_FOUND when there is none."""
     ListDeployments: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListDeploymentsRequest, _routing_pb2.ListDeploymentsResponse]
     """All deployments with their placement, by name."""
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_routing_pb2.DeleteDeploymentRequest, _routing_pb2.DeleteDeploymentResponse]
-    """Removes a deployment; its replicas are unloaded. NOT_FOUND when there is none."""
+    """Removes a deployment; its replicas are unloaded. NOT_FOUND when there is none. Policies of others that name it as
+    fallback or mirror go on without it.
+    """
+    ExplainRoute: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ExplainRouteRequest, _routing_pb2.ExplainRouteResponse]
+    """Where a request would go at this moment, and why, through the gateway and from a gRPC program. NOT_FOUND when the
+    model is not deployed.
+    """
 
 @_typing.type_check_only
 class RoutingServiceAsyncStub(RoutingServiceStub):
@@ -54,15 +61,22 @@ class RoutingServiceAsyncStub(RoutingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ApplyDeployment: _aio.UnaryUnaryMultiCallable[_routing_pb2.ApplyDeploymentRequest, _routing_pb2.ApplyDeploymentResponse]  # type: ignore[assignment]
     """Creates or replaces a deployment. NOT_FOUND when a version does not exist; INVALID_ARGUMENT when the weights sum to
-    zero, a replica count is zero, or the policy contradicts itself. Replicas beyond capacity are accepted: the answer
-    and every later status say which limit keeps each node from taking one.
+    zero, a replica count is zero, or the policy contradicts itself or names a deployment that it may not name.
+    Replicas beyond capacity are accepted: the answer and every later status say which limit keeps each node from
+    taking one.
     """
     GetDeployment: _aio.UnaryUnaryMultiCallable[_routing_pb2.GetDeploymentRequest, _routing_pb2.GetDeploymentResponse]  # type: ignore[assignment]
     """One deployment with its placement. NOT_FOUND when there is none."""
     ListDeployments: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListDeploymentsRequest, _routing_pb2.ListDeploymentsResponse]  # type: ignore[assignment]
     """All deployments with their placement, by name."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_routing_pb2.DeleteDeploymentRequest, _routing_pb2.DeleteDeploymentResponse]  # type: ignore[assignment]
-    """Removes a deployment; its replicas are unloaded. NOT_FOUND when there is none."""
+    """Removes a deployment; its replicas are unloaded. NOT_FOUND when there is none. Policies of others that name it as
+    fallback or mirror go on without it.
+    """
+    ExplainRoute: _aio.UnaryUnaryMultiCallable[_routing_pb2.ExplainRouteRequest, _routing_pb2.ExplainRouteResponse]  # type: ignore[assignment]
+    """Where a request would go at this moment, and why, through the gateway and from a gRPC program. NOT_FOUND when the
+    model is not deployed.
+    """
 
 class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps deployments. Every answer says where the replicas are and why the missing ones are missing."""
@@ -74,8 +88,9 @@ class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_routing_pb2.ApplyDeploymentResponse, _abc.Awaitable[_routing_pb2.ApplyDeploymentResponse]]:
         """Creates or replaces a deployment. NOT_FOUND when a version does not exist; INVALID_ARGUMENT when the weights sum to
-        zero, a replica count is zero, or the policy contradicts itself. Replicas beyond capacity are accepted: the answer
-        and every later status say which limit keeps each node from taking one.
+        zero, a replica count is zero, or the policy contradicts itself or names a deployment that it may not name.
+        Replicas beyond capacity are accepted: the answer and every later status say which limit keeps each node from
+        taking one.
         """
 
     @_abc_1.abstractmethod
@@ -100,6 +115,18 @@ class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _routing_pb2.DeleteDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_routing_pb2.DeleteDeploymentResponse, _abc.Awaitable[_routing_pb2.DeleteDeploymentResponse]]:
-        """Removes a deployment; its replicas are unloaded. NOT_FOUND when there is none."""
+        """Removes a deployment; its replicas are unloaded. NOT_FOUND when there is none. Policies of others that name it as
+        fallback or mirror go on without it.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainRoute(
+        self,
+        request: _routing_pb2.ExplainRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.ExplainRouteResponse, _abc.Awaitable[_routing_pb2.ExplainRouteResponse]]:
+        """Where a request would go at this moment, and why, through the gateway and from a gRPC program. NOT_FOUND when the
+        model is not deployed.
+        """
 
 def add_RoutingServiceServicer_to_server(servicer: RoutingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,1 @@
+"""What a RoutePolicy may say, and what becomes of it: pure functions."""

@@ -1,0 +1,65 @@
+"""Asks a node's Triton itself whether it is ready, when the node's agent says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from aimesh.membership.v1 import membership_pb2
+from meshkit.channel import aio_channel
+from meshkit.tls import TlsSettings, channel_credentials
+
+Probe: TypeAlias = membership_pb2.Probe.ValueType
+Ask = Callable[[membership_pb2.Node], Awaitable[Probe]]
+
+DEADLINE_S = 0.3
+"""For one question; one that gets no answer is asked once more."""
+AT_ONCE = 256
+"""Nodes asked at the same time."""
+_SEEN_ALIVE = ("refused", "reset", "closed")
+"""Words of gRPC for a host that is there and has nobody who listens, or has just lost him."""
+
+
+class TritonProbe:
+    """Asks KServe's ServerReady. Called with a node; safe to call for many at once."""
+
+    def __init__(self, tls: TlsSettings) -> None:
+        self._tls = tls
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def __call__(self, node: membership_pb2.Node) -> Probe:
+        """What the node's Triton does, within twice the deadline once it is its turn."""
+        async with self._turns:
+            found = await self._ask(node)
+            return await self._ask(node) if found == membership_pb2.PROBE_SILENT else found
+
+    async def _ask(self, node: membership_pb2.Node) -> Probe:
+        host = f"[{node.address}]" if ":" in node.address else node.address
+        # A connection of its own: a shared one may be waiting out the failure of a question before.
+        channel = aio_channel(
+            f"{host}:{node.report.triton.grpc_port}",
+            credentials=channel_credentials(self._tls),
+            options=[("grpc.use_local_subchannel_pool", 1)],
+        )
+        try:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            answer = await stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            return judge(error.code(), error.details() or "")
+        finally:
+            await channel.close(None)
+        return membership_pb2.PROBE_ANSWERS if answer.ready else membership_pb2.PROBE_REFUSED
+
+
+def judge(code: grpc.StatusCode, details: str) -> Probe:
+    """What a failed question says: REFUSED is proof that no Triton is ready there, SILENT proves nothing."""
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return membership_pb2.PROBE_SILENT
+    if code is grpc.StatusCode.UNAVAILABLE and not any(word in details.lower() for word in _SEEN_ALIVE):
+        return membership_pb2.PROBE_SILENT  # no route, no name, no handshake: the network's word, not the host's
+    return membership_pb2.PROBE_REFUSED

@@ -1,0 +1,109 @@
+"""One agent's session, as the coordinator that holds it keeps it in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from aimesh.membership.v1 import membership_pb2
+from coordinator import keys
+from coordinator.etcd import Put
+from coordinator.state import State
+from meshkit.errors import AimeshError, ConflictError, ExhaustedError, InvalidInputError
+
+Basis = tuple[int, tuple[bytes, ...]]
+"""What an Assignments message was made from: the assignment's revision, and the scheduling of each of its models."""
+
+
+@dataclass
+class Session:
+    """One agent's stream. Only its own task and the sessions' loops touch it."""
+
+    node: membership_pb2.Node
+    lease: int
+    mod_revision: int
+    """Of the node's key, as this session wrote it last."""
+    last_seen: float
+    report: membership_pb2.ModelReport
+    """As the agent sent it last, progress included."""
+    load: membership_pb2.Load | None = None
+    outgoing: asyncio.Queue[membership_pb2.CoordinatorMessage | None] = field(
+        default_factory=lambda: asyncio.Queue(maxsize=16)
+    )
+    sent: Basis | None = None
+    """Of the assignments sent last; None before the first."""
+    leaving: bool = False
+    ended: AimeshError | None = None
+    """Why the coordinator ends the session; None while it does not."""
+    writes: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the agent is silent."""
+        return self.node.state == membership_pb2.NODE_STATE_SUSPECT
+
+    def end(self, error: AimeshError | None = None) -> None:
+        """Ends the stream after what is queued, with the first error given; drops a message when the queue is full."""
+        self.ended = self.ended or error
+        if self.outgoing.full():
+            self.outgoing.get_nowait()
+        self.outgoing.put_nowait(None)
+
+    def assign(self, state: State) -> None:
+        """Queues the node's assignments when they changed. A full queue ends the session: its agent reads no more."""
+        node_id = self.node.id
+        held = sorted(key for key in state.assignments.get(node_id, ()) if key in state.versions)
+        policies = [state.deployments[name].policy if name in state.deployments else None for name, _ in held]
+        scheduling = {
+            name: policy.scheduling
+            for (name, _), policy in zip(held, policies, strict=True)
+            if policy is not None and policy.HasField("scheduling")
+        }
+        revision = state.assignment_revisions.get(node_id, 0)
+        basis = revision, tuple(each.SerializeToString(deterministic=True) for each in scheduling.values())
+        if basis == self.sent:
+            return
+        self.sent = basis
+        assignments = membership_pb2.Assignments(
+            revision=revision, models=[state.versions[key] for key in held], scheduling=scheduling
+        )
+        try:
+            self.outgoing.put_nowait(membership_pb2.CoordinatorMessage(assignments=assignments))
+        except asyncio.QueueFull:
+            self.end(ExhaustedError(f"node {node_id} does not read its messages"))
+
+
+def node_puts(node: membership_pb2.Node, lease: int) -> list[Put]:
+    """The writes of a node: under its lease, and once more for good."""
+    value = keys.encode(node)
+    return [Put(keys.node(node.id), value, lease), Put(keys.member(node.id), value)]
+
+
+def state_of(session: Session, report: membership_pb2.ModelReport) -> membership_pb2.NodeState.ValueType:
+    """The node's state by what its agent says."""
+    if session.leaving:
+        return membership_pb2.NODE_STATE_DRAINING
+    if report.triton.state == membership_pb2.TRITON_STATE_READY:
+        return membership_pb2.NODE_STATE_READY
+    return membership_pb2.NODE_STATE_JOINING
+
+
+async def first_hello(messages: AsyncIterator[membership_pb2.AgentMessage]) -> membership_pb2.Hello:
+    """The stream's first message. Raises InvalidInputError when it is something else."""
+    async for message in messages:
+        if message.WhichOneof("body") == "hello":
+            return message.hello
+        break
+    raise InvalidInputError("the first message of Join must be hello")
+
+
+def refuse_second_agent(hello: membership_pb2.Hello, held: bytes) -> None:
+    """Raises ConflictError when the node's key is another agent's."""
+    holder = keys.parse(held, membership_pb2.Node())
+    if holder.instance_id != hello.instance_id:
+        raise ConflictError(
+            f"node id {hello.node_id!r} is held by another agent (process {holder.pid} at {holder.address})",
+            hint="give this agent another node_id; if the other is dead, its lease lapses in a few seconds",
+            reason="NODE_ID_TAKEN",
+        )

@@ -1,0 +1,78 @@
+"""The routes of one deployment: a match each, in the policy's order, then the weights."""
+
+from __future__ import annotations
+
+from envoy.config.route.v3 import route_components_pb2
+from envoy.type.v3 import percent_pb2
+
+from aimesh.routing.v1 import routing_pb2
+from coordinator.state import State
+from coordinator.xds.clusters import grpc_cluster, http_cluster
+from coordinator.xds.elsewhere import borrowed_cluster, chain_cluster, fallbacks, mirrored
+from coordinator.xds.policy import Engine, route_action
+from coordinator.xds.readiness import Serving, VersionWeight, shares
+from coordinator.xds.replies import everything
+
+BY_WEIGHTS = "weights"
+"""Name of the route that takes what no match does."""
+_MILLION = 1_000_000
+_PER_MILLION = percent_pb2.FractionalPercent.MILLION
+
+
+def match_name(index: int) -> str:
+    """Name of the route of a policy's match, by its place in the list."""
+    return f"match {index}"
+
+
+def model_routes(
+    state: State, deployment: routing_pb2.Deployment, serving: Serving, engine: Engine
+) -> list[route_components_pb2.Route]:
+    """At least one; the last takes every request. A match whose version has no ready replica has no route."""
+    routes = []
+    for index, match in enumerate(deployment.policy.matches):
+        if serving.of(deployment.name, match.version):
+            route = _route(match_name(index), state, deployment, [(match.version, 1)], serving, engine)
+            header = route.match.headers.add(name=match.header)
+            header.string_match.exact = match.value
+            routes.append(route)
+    routes.append(_route(BY_WEIGHTS, state, deployment, shares(state, deployment, serving), serving, engine))
+    return routes
+
+
+def _route(
+    name: str,
+    state: State,
+    deployment: routing_pb2.Deployment,
+    versions: list[VersionWeight],
+    serving: Serving,
+    engine: Engine,
+) -> route_components_pb2.Route:
+    chained = engine.gateway and bool(fallbacks(state, deployment))
+
+    def cluster_of(version: str) -> str:
+        if chained:
+            return chain_cluster(deployment.name, version, http=engine.http)
+        return (http_cluster if engine.http else grpc_cluster)(deployment.name, version)
+
+    action = route_action(deployment.policy, versions, cluster_of, engine)
+    if engine.gateway:
+        _mirror(action, state, deployment, serving, http=engine.http)
+    return route_components_pb2.Route(name=name, match=everything(), route=action)
+
+
+def _mirror(
+    action: route_components_pb2.RouteAction,
+    state: State,
+    deployment: routing_pb2.Deployment,
+    serving: Serving,
+    *,
+    http: bool,
+) -> None:
+    other = deployment.policy.mirror.deployment
+    for version, percent in mirrored(state, deployment, serving):
+        copied = action.request_mirror_policies.add(
+            cluster=borrowed_cluster(deployment.name, other, version, http=http)
+        )
+        copied.runtime_fraction.default_value.numerator = round(percent / 100 * _MILLION)
+        copied.runtime_fraction.default_value.denominator = _PER_MILLION
+        copied.disable_shadow_host_suffix_append = True

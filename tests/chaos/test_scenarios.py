@@ -1,0 +1,61 @@
+"""Every scenario of `scenarios.py`, on real processes under real load. `--chaos=all` runs the long ones too.
+
+The history of a scenario that fails is kept: its file is named in the failure. `make chaos` prints all figures.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.check import figures, violations
+from tests.chaos.conftest import Meshes
+from tests.chaos.history import History
+from tests.chaos.scenarios import SCENARIOS, Scenario
+
+REPO = Path(__file__).parents[2]
+FAILURES = REPO / "docs" / "operations" / "failures.md"
+HISTORIES = REPO / "build" / "chaos"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: str(scenario.name))
+def test_scenario(meshes: Meshes, scenario: Scenario, request: pytest.FixtureRequest) -> None:
+    if scenario.long and request.config.getoption("--chaos") != "all":
+        pytest.skip("long: --chaos=all")
+    _play(meshes, scenario)
+
+
+def test_each_scenario_has_its_line_in_the_documentation() -> None:
+    lines = re.findall(r"^\| `([a-z0-9._-]+)` \| (●?) *\|", FAILURES.read_text(), re.MULTILINE)
+    assert sorted(lines) == sorted((scenario.name, "" if scenario.long else "●") for scenario in SCENARIOS)
+
+
+def _play(meshes: Meshes, scenario: Scenario) -> None:
+    """Runs a scenario and holds what was seen against its bars."""
+    runner = meshes.get()
+    wrong = ["the scenario was cut short"]
+    try:
+        wrong = violations(meshes.loop.run(runner.run(scenario)), scenario.bars)
+    finally:
+        if wrong:
+            kept = _keep(runner.history)
+            meshes.heal()
+    _record(runner.history)
+    assert not wrong, "\n".join([*wrong, f"figures: {figures(runner.history)}", f"history: {kept}"])
+
+
+def _keep(history: History) -> Path:
+    path = HISTORIES / f"{history.scenario}.jsonl"
+    history.write(path)
+    return path
+
+
+def _record(history: History) -> None:
+    """Adds the figures to those of all scenarios, for docs/operations/failures.md."""
+    HISTORIES.mkdir(parents=True, exist_ok=True)
+    with (HISTORIES / "figures.jsonl").open("a") as file:
+        file.write(json.dumps({"scenario": history.scenario, **figures(history)}) + "\n")

@@ -1,0 +1,1 @@
+"""A simulated mesh: real etcd, real coordinators, and agents and clients that speak the contracts and do no work."""

@@ -1,0 +1,101 @@
+"""The user's side: models recorded and deployed through any coordinator's API."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+
+from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from aimesh.cluster.v1 import cluster_pb2, cluster_pb2_grpc
+from aimesh.registry.v1 import registry_pb2, registry_pb2_grpc
+from aimesh.routing.v1 import routing_pb2, routing_pb2_grpc
+from meshkit.channel import aio_channel
+from tools.simulate.plan import MODEL_BYTES, VERSION
+
+CALL_TIMEOUT_S = 20.0
+"""Deadline of one call. None is tried again: what fails under load is to be seen."""
+AT_ONCE = 16
+"""Calls in flight while many are made."""
+_CONTENT = b"no model at all\n"
+
+
+class Api:
+    """Calls the coordinators in turn."""
+
+    def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
+        self._channels = list(channels)
+        self._turn = 0
+
+    async def leader(self, index: int) -> str:
+        """Id of the leader that the coordinator with this index knows; empty while it knows none."""
+        stub = cluster_pb2_grpc.ClusterServiceStub(self._channels[index])
+        answer = await stub.GetStatus(cluster_pb2.GetStatusRequest(), timeout=CALL_TIMEOUT_S)
+        return next((each.id for each in answer.status.coordinators if each.leader), "")
+
+    async def upload(self) -> str:
+        """Uploads the one small blob that every simulated model consists of; gives its digest."""
+        digest = hashlib.sha256(_CONTENT).hexdigest()
+        request = artifacts_pb2.UploadBlobRequest(digest=digest, size=len(_CONTENT), data=_CONTENT)
+        await artifacts_pb2_grpc.ArtifactsServiceStub(self._channels[0]).UploadBlob(
+            iter([request]), timeout=CALL_TIMEOUT_S
+        )
+        return digest
+
+    async def record(self, models: Sequence[str], digest: str) -> None:
+        """Records one version of each model."""
+        gate = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            for name in models:
+                tasks.create_task(self._record(gate, name, digest))
+
+    async def deploy(self, models: Sequence[str], replicas: int) -> None:
+        """Deploys each model with so many replicas."""
+        gate = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            for name in models:
+                tasks.create_task(self._gated_scale(gate, name, replicas))
+
+    async def scale(self, model: str, replicas: int) -> float:
+        """Applies a deployment with so many replicas; seconds until it was answered."""
+        began = time.monotonic()
+        target = routing_pb2.Target(version=VERSION, replicas=replicas, weight=100)
+        request = routing_pb2.ApplyDeploymentRequest(deployment=routing_pb2.Deployment(name=model, targets=[target]))
+        await routing_pb2_grpc.RoutingServiceStub(self._next()).ApplyDeployment(request, timeout=CALL_TIMEOUT_S)
+        return time.monotonic() - began
+
+    async def _gated_scale(self, gate: asyncio.Semaphore, model: str, replicas: int) -> None:
+        async with gate:
+            await self.scale(model, replicas)
+
+    async def _record(self, gate: asyncio.Semaphore, name: str, digest: str) -> None:
+        version = registry_pb2.ModelVersion(
+            name=name,
+            version=VERSION,
+            runtime="python",
+            files=[registry_pb2.ModelFile(path="1/model.py", digest=digest, size=len(_CONTENT))],
+            requirements=registry_pb2.Requirements(memory_bytes=MODEL_BYTES, gpu_memory_bytes=MODEL_BYTES),
+        )
+        async with gate:
+            stub = registry_pb2_grpc.RegistryServiceStub(self._next())
+            await stub.CreateVersion(registry_pb2.CreateVersionRequest(version=version), timeout=CALL_TIMEOUT_S)
+
+    def _next(self) -> grpc.aio.Channel:
+        self._turn += 1
+        return self._channels[self._turn % len(self._channels)]
+
+
+@asynccontextmanager
+async def connected(addresses: Sequence[str]) -> AsyncIterator[Api]:
+    """A channel to each coordinator, for as long as the block."""
+    channels = [aio_channel(address) for address in addresses]
+    try:
+        yield Api(channels)
+    finally:
+        for channel in channels:
+            await channel.close(None)
