@@ -141,15 +141,20 @@ class Etcd:
         return int(answer.count)
 
     async def get(self, *keys: str) -> tuple[int, Sequence[KeyValue]]:
-        """The keys at one revision, in order; mod_revision 0 and value None where there is none."""
-        reads = [etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=key.encode())) for key in keys]
-        request = etcdrpc.TxnRequest(success=reads)
-        answer = await self._call(lambda channel, options: etcdrpc.KVStub(channel).Txn(request, **options))
-        found = [
-            _key_value(part.response_range.kvs[0]) if part.response_range.kvs else KeyValue(key, None, 0)
-            for key, part in zip(keys, answer.responses, strict=True)
-        ]
-        return answer.header.revision, found
+        """The keys at one revision, in order; mod_revision 0 and value None where there is none.
+
+        One Range a key, the others at the revision of the first, and no transaction that only reads: etcd up to 3.5.5
+        panics when the caller of one goes away, or its deadline passes, while it runs ("unexpected error during txn").
+        """
+        revision, first = await self._get_one(keys[0], 0)
+        rest = [await self._get_one(key, revision) for key in keys[1:]]
+        return revision, [first, *(found for _, found in rest)]
+
+    async def _get_one(self, key: str, revision: int) -> tuple[int, KeyValue]:
+        """A key at a revision, or now when that is 0, and etcd's revision now."""
+        request = etcdrpc.RangeRequest(key=key.encode(), revision=revision)
+        answer = await self._call(lambda channel, options: etcdrpc.KVStub(channel).Range(request, **options))
+        return answer.header.revision, _key_value(answer.kvs[0]) if answer.kvs else KeyValue(key, None, 0)
 
     async def txn(self, guards: Iterable[Unchanged | Created], changes: Iterable[Put | Delete]) -> int | None:
         """Makes all changes at one revision if every guard holds. The revision, or None when a guard failed."""

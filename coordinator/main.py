@@ -15,6 +15,7 @@ from aimesh.cluster.v1 import cluster_pb2_grpc
 from aimesh.membership.v1 import membership_pb2_grpc
 from aimesh.registry.v1 import registry_pb2_grpc
 from aimesh.routing.v1 import routing_pb2_grpc
+from coordinator.adaptive import AdaptiveController
 from coordinator.api.artifacts import ArtifactsService
 from coordinator.api.cluster import ClusterService
 from coordinator.api.nodes import NodeOrders
@@ -63,6 +64,9 @@ READERS = ("aimesh.cluster.v1.ClusterService", ADS)
 
 
 PUBLISH_PACE_S = 0.05
+"""Least time between two snapshots."""
+PUBLISH_REST = 3.0
+"""So many times as long as a snapshot took to make, at least, until the next."""
 
 
 async def run(settings: CoordinatorSettings) -> None:
@@ -94,7 +98,7 @@ async def _work(coordinator: Coordinator, shutdown: Shutdown) -> None:
         await shutdown.requested.wait()
         # 3. Take no more decisions, let another lead at once, send agents and clients elsewhere.
         sd_notify("STOPPING=1")
-        for name in ("placement", "judge", "prober", "election", "health"):
+        for name in ("placement", "judge", "adaptive", "prober", "election", "health"):
             loops[name].cancel()
         await coordinator.leave()
         # 4. Nothing is left to serve.
@@ -118,6 +122,7 @@ class Coordinator:
         self.judge = Judge(self.etcd, self.mirror, self.election, settings, time.monotonic)
         self.peers = Peers(self.mirror, settings.id, settings.tls)
         self.loads = Loads(self.sessions, self.peers)
+        self.adaptive = AdaptiveController(self.etcd, self.mirror, self.election, self.loads)
         self.xds = XdsServer()
         self.server = MeshServer(
             f"{settings.host}:{settings.port}",
@@ -153,6 +158,7 @@ class Coordinator:
             "sessions": self.sessions.run(),
             "placement": self.controller.run(),
             "judge": self.judge.run(),
+            "adaptive": self.adaptive.run(),
             "prober": self.prober.run(),
             "health": tell_health(self.mirror, SERVICES, READERS, self.server.set_health),
             "xds": self._publish(),
@@ -182,8 +188,10 @@ class Coordinator:
 
     async def _publish(self) -> None:
         async for state in self.mirror.changes():
+            began = time.monotonic()
             self.xds.publish(compile_snapshot(state, secure=self.settings.tls.on))
-            await asyncio.sleep(PUBLISH_PACE_S)  # a burst of changes becomes one snapshot
+            # A burst of changes becomes one snapshot; a large mesh leaves the coordinator time for everything else.
+            await asyncio.sleep(max(PUBLISH_PACE_S, PUBLISH_REST * (time.monotonic() - began)))
 
     def _serve(self) -> None:
         blobs = BlobStore(self.settings.data_dir)

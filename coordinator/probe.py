@@ -26,7 +26,7 @@ _SEEN_ALIVE = ("refused", "reset", "closed")
 
 
 class TritonProbe:
-    """Asks KServe's ServerReady. Called with a node; safe to call for many at once."""
+    """Asks KServe's ServerReady, and ModelReady of a model. Called with a node; safe to call for many at once."""
 
     def __init__(self, tls: TlsSettings) -> None:
         self._tls = tls
@@ -49,11 +49,23 @@ class TritonProbe:
         try:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             answer = await stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=DEADLINE_S)
+            for model in _reported_ready(node):
+                if answer.ready:
+                    answer = await stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             return judge(error.code(), error.details() or "")
         finally:
             await channel.close(None)
         return membership_pb2.PROBE_ANSWERS if answer.ready else membership_pb2.PROBE_REFUSED
+
+
+def _reported_ready(node: membership_pb2.Node) -> list[str]:
+    """The models that the node served when its agent was heard last.
+
+    A Triton that was started since is ready before they are loaded, and until then answers their requests with
+    NOT_FOUND, which nobody tries again.
+    """
+    return [model.name for model in node.report.models if model.state == membership_pb2.MODEL_STATE_READY]
 
 
 def judge(code: grpc.StatusCode, details: str) -> Probe:

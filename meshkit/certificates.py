@@ -6,7 +6,7 @@ Keys are ECDSA on P-256: what gRPC, Envoy (BoringSSL), etcd (Go) and Triton all 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshkit.errors import InvalidInputError
-from meshkit.tls import Identity
+from meshkit.tls import Identity, Role
 
 CA_LIFETIME = timedelta(days=3650)
 CERTIFICATE_LIFETIME = timedelta(days=90)
@@ -24,6 +24,14 @@ _CLOCKS_APART = timedelta(minutes=5)
 """Certificates begin this much earlier, for machines whose clocks are behind."""
 
 _SERVERS = ("node", "coordinator", "gateway", "etcd")
+_RESERVED = "aimesh.internal"
+ETCD_CLIENT, ETCD_MEMBER = f"client.etcd.{_RESERVED}", f"member.etcd.{_RESERVED}"
+"""Host names that say who may call etcd, and who may be a member: it knows nothing of URI names. They come with the
+role, so `Names` leave them out and nobody can ask for them."""
+_OF_ROLE: dict[Role, tuple[str, ...]] = {
+    "coordinator": (ETCD_CLIENT,),
+    "etcd": (ETCD_CLIENT, ETCD_MEMBER),  # a member also calls itself
+}
 _IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -88,7 +96,7 @@ class Authority:
         yield x509.ExtendedKeyUsage(purposes), False
         yield x509.SubjectKeyIdentifier.from_public_key(public), False
         yield x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), False
-        yield _alternative_names(names), False
+        yield _alternative_names(names, _OF_ROLE.get(names.identity.role, ())), False
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -138,7 +146,7 @@ def names_of(certificate: x509.Certificate) -> Names:
         raise InvalidInputError(
             "the certificate has no alternative names", hint="make it with aimesh ca issue"
         ) from None
-    return _names(alternative)
+    return _names(alternative, leave_out=(ETCD_CLIENT, ETCD_MEMBER))
 
 
 def parse_certificate(text: bytes) -> x509.Certificate:
@@ -150,14 +158,19 @@ def parse_certificate(text: bytes) -> x509.Certificate:
 
 
 def make_names(identity: Identity, ips: Iterable[str], dns: Iterable[str]) -> Names:
-    """Names as people give them. Raises InvalidInputError naming the address that is none."""
-    found = []
+    """Names as people give them. Raises InvalidInputError naming the address that is none, or the reserved name."""
+    found, hosts = [], tuple(dict.fromkeys(dns))
+    for host in hosts:
+        if f".{host}".lower().rstrip(".").endswith(f".{_RESERVED}"):
+            raise InvalidInputError(
+                f"the host name {host!r} cannot be asked for", hint=f"names below {_RESERVED} come with a role"
+            )
     for ip in ips:
         try:
             found.append(str(ipaddress.ip_address(ip)))
         except ValueError:
             raise InvalidInputError(f"{ip!r} is no IP address", hint="host names go with --dns") from None
-    return Names(identity, tuple(dict.fromkeys(found)), tuple(dict.fromkeys(dns)))
+    return Names(identity, tuple(dict.fromkeys(found)), hosts)
 
 
 def pem(thing: x509.Certificate | x509.CertificateSigningRequest) -> bytes:
@@ -172,7 +185,7 @@ def _builder(
     return builder.not_valid_before(now - _CLOCKS_APART).not_valid_after(ends)
 
 
-def _names(alternative: x509.SubjectAlternativeName) -> Names:
+def _names(alternative: x509.SubjectAlternativeName, leave_out: Container[str] = ()) -> Names:
     uris = alternative.get_values_for_type(x509.UniformResourceIdentifier)
     identity = Identity.parse(uris[0]) if len(uris) == 1 else None
     if identity is None:
@@ -180,13 +193,14 @@ def _names(alternative: x509.SubjectAlternativeName) -> Names:
             f"URI names {uris} do not say who this is", hint="one of the form spiffe://aimesh/<role>/<id> is needed"
         )
     ips: list[str] = [str(ip) for ip in alternative.get_values_for_type(x509.IPAddress)]
-    return make_names(identity, ips, alternative.get_values_for_type(x509.DNSName))
+    hosts = [host for host in alternative.get_values_for_type(x509.DNSName) if host not in leave_out]
+    return make_names(identity, ips, hosts)
 
 
-def _alternative_names(names: Names) -> x509.SubjectAlternativeName:
+def _alternative_names(names: Names, of_role: Iterable[str] = ()) -> x509.SubjectAlternativeName:
     general: list[x509.GeneralName] = [x509.UniformResourceIdentifier(names.identity.uri)]
     general += [x509.IPAddress(ipaddress.ip_address(ip)) for ip in names.ips]
-    general += [x509.DNSName(name) for name in names.dns]
+    general += [x509.DNSName(name) for name in (*names.dns, *of_role)]
     return x509.SubjectAlternativeName(general)
 
 

@@ -12,6 +12,7 @@ import grpc.aio
 
 from meshkit.channel import aio_channel
 from meshkit.errors import InvalidInputError, PreconditionError
+from meshkit.tls import is_loopback
 
 FILES = {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
 """What the files in a directory of `aimesh ca issue` are called."""
@@ -61,7 +62,16 @@ class ClientCredentials:
         )
 
     def channel(self, target: str) -> grpc.aio.Channel:
-        """A channel that shows them. Raises PreconditionError naming the file that cannot be read."""
+        """A channel to `host:port` that shows them.
+
+        Raises PreconditionError naming the file that cannot be read, InvalidInputError when others could read the key.
+        """
+        if self.api_key and self.ca is None and not is_loopback(target.rpartition(":")[0]):
+            raise InvalidInputError(
+                f"an API key is not sent to {target} in plain text: whoever listens would have it",
+                hint="name the mesh's authority: set AIMESH_TLS_CA or AIMESH_TLS_DIR; or unset AIMESH_API_KEY",
+                reason="TLS_REQUIRED",
+            )
         return aio_channel(target, credentials=self._tls(), interceptors=_bearer(self.api_key) if self.api_key else ())
 
     def _tls(self) -> grpc.ChannelCredentials | None:

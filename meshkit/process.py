@@ -10,10 +10,16 @@ from dataclasses import dataclass
 
 import psutil
 
+_SAME_START_S = 0.1
+"""The kernel counts in hundredths."""
+
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process that can be found again later, also by another program. `started` is seconds since the epoch."""
+    """A process that can be found again later, also by another program.
+
+    `started` is seconds from the machine's boot to the process's start, which a jump of the wall clock does not move.
+    """
 
     pid: int
     started: float
@@ -21,15 +27,19 @@ class ProcessId:
     @classmethod
     def of(cls, pid: int) -> ProcessId:
         """The process that has this pid now. Raises psutil.NoSuchProcess."""
-        return cls(pid, psutil.Process(pid).create_time())
+        # The kernel counts from the boot; psutil adds the boot's wall time, as the clock is now.
+        return cls(pid, psutil.Process(pid).create_time() - psutil.boot_time())
 
     def alive(self) -> bool:
         """Whether that same process still runs (a zombie does not)."""
         try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+            return self.started_as(ProcessId.of(self.pid)) and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    def started_as(self, other: ProcessId) -> bool:
+        """Whether the other one, of the same pid, started at the same time: then it is the same process."""
+        return abs(self.started - other.started) < _SAME_START_S
 
 
 def end_group(process: ProcessId, *, grace_s: float = 5.0) -> bool:

@@ -113,13 +113,23 @@ def enrollment_credentials(tls: TlsSettings) -> grpc.ServerCredentials:
 
 def check_binding(host: str, tls: TlsSettings, *, insecure: bool, table: str, key: str = "host") -> None:
     """Raises InvalidInputError when `host` is reachable from other machines and nothing would protect it."""
-    if tls.on or insecure or _is_loopback(host):
+    if tls.on or insecure or is_loopback(host):
         return
     raise InvalidInputError(
         f"{table}.{key} = {host!r} would be reachable from other machines without TLS",
         hint=f"set [{table}.tls] (see: aimesh ca init), or pass --insecure if the network is trusted",
         reason="TLS_REQUIRED",
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name localhost, is reached from this machine only. Other names are not looked up."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _dynamic(tls: TlsSettings, *, require_client_certificate: bool) -> grpc.ServerCredentials:
@@ -155,13 +165,4 @@ def _pair(cert: bytes, key: bytes) -> bool:
         secret = serialization.load_pem_private_key(key, password=None)
         return x509.load_pem_x509_certificate(cert).public_key() == secret.public_key()
     except (ValueError, TypeError):
-        return False
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
         return False

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from meshkit.certificates import names_of, parse_certificate
 from meshkit.errors import PreconditionError
+from meshkit.tls import TlsSettings
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,47 @@ def restart_at(running: Validity, spread: float) -> datetime:
     """
     life = running.ends - running.begins
     return running.begins + life * (2 / 3 + spread / 6)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a Triton read as it started; empty without TLS."""
+
+    certificate: str = ""
+    """In PEM, its own."""
+    authority: str = ""
+    """Digest of the file of the authorities that it trusts."""
+
+    @classmethod
+    def on_disk(cls, tls: TlsSettings) -> Shown:
+        """What one that starts now would read. Raises PreconditionError."""
+        ca, certificate, _ = tls.read()
+        return cls(certificate.decode(), hashlib.sha256(ca).hexdigest()) if tls.on else cls()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When Triton is started anew for what is on the disk by now, and what to say of it; None for not by itself."""
+
+    at: datetime | None = None
+    message: str = ""
+
+
+def plan_restart(running: Shown, newest: Shown, spread: float, now: datetime, *, agent_started: bool) -> Plan:
+    """`agent_started`: the agent has just started, which is how an operator asks for what cannot wait.
+
+    Other authorities are put in place host by host, by hand, and Triton trusts those that it read: it takes the others
+    when its agent is restarted. `spread` is the node's own (`spread_of`).
+    """
+    if running.authority != newest.authority:
+        if agent_started:
+            return Plan(now, "is started anew for the authorities that are trusted by now")
+        return Plan(None, "trusts the authorities from before ca changed, until the agent is restarted")
+    if running.certificate == newest.certificate:
+        return Plan()
+    at = restart_at(Validity.of(running.certificate.encode()), spread)
+    said = at.isoformat(timespec="minutes")
+    return Plan(at, f"shows its certificate from before the renewal until it is started anew, at {said} or earlier")
 
 
 def spread_of(node_id: str) -> float:

@@ -93,7 +93,7 @@ def adapt_config(text: str, name: str, environment: str, extras: Extras = NO_EXT
 def scheduling_obstacle(config: model_config_pb2.ModelConfig) -> str:
     """Why Triton's queue of this model takes no priorities, limits or timeouts; empty when it does.
 
-    Without batching, Triton 2.51 takes such a configuration and then leaves all but the first request in the queue.
+    Without batching, Triton 2.51 takes such a configuration and then lets all but the first request of a burst expire.
     """
     if config.HasField("sequence_batching"):
         return "its configuration has sequence_batching, whose queue knows none"

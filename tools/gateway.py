@@ -197,6 +197,10 @@ def _manager(settings: GatewaySettings) -> dict[str, Any]:
             "config_source": {"ads": {}, "resource_api_version": "V3"},
         },
         "stream_idle_timeout": "0s",
+        # A caller is where its connection comes from, whatever its x-forwarded-for says: coordinators write that into
+        # the audit log. And none counts as internal: retries and timeouts are not for x-envoy-... headers to set.
+        "use_remote_address": True,
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "::", "prefix_len": 128}]},
         # A random id a request costs as much as half the access log; a caller's own is logged.
         "generate_request_id": False,
         "normalize_path": True,

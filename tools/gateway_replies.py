@@ -13,12 +13,13 @@ _LOGGERS = "type.googleapis.com/envoy.extensions.access_loggers"
 _OVERFLOW = "UO"
 """Envoy's flag for a request beyond a cluster's limit, the only one of which is limits.max_requests."""
 _RESOURCE_EXHAUSTED = "8"
+_KEY_HINT = "this gateway takes API keys, as authorization: Bearer KEY (make one with: aimesh keys create)"
 
 
 def local_replies() -> dict[str, Any]:
-    """For a message larger than the buffer, a REST body larger than its limit, and a request beyond max_requests.
+    """For a message larger than the buffer, a REST body larger than its limit, a request beyond max_requests, no key.
 
-    By itself Envoy would call each of them UNAVAILABLE over gRPC, and a caller would try it again at once.
+    By itself Envoy would call the first three UNAVAILABLE over gRPC, and a caller would try it again at once.
     """
     busy = f"as many requests are in flight as limits.max_requests of the model's policy allows: %REQ({MODEL_HEADER})%"
     return {
@@ -31,6 +32,11 @@ def local_replies() -> dict[str, Any]:
                 "status_code": 429,
                 "body_format_override": _error("as many requests are in flight as the model's policy allows"),
             },
+            {
+                "filter": _all(_status(401), _over_grpc()),
+                "body_format_override": _text("%LOCAL_REPLY_BODY%; " + _KEY_HINT),
+            },
+            {"filter": _status(401), "body_format_override": _error("%LOCAL_REPLY_BODY%; " + _KEY_HINT)},
             {
                 "filter": _status(413),
                 "body_format_override": _error(

@@ -55,7 +55,11 @@ def key_filters(jwks: Path) -> list[dict[str, Any]]:
     """Filters that check an API key's signature and that it lives; which routes ask for one is in the routes."""
     provider = {
         "local_jwks": {"filename": str(jwks)},
-        "forward": True,  # coordinators check it themselves
+        # Nowhere else: Envoy would take one from the query too, and paths are logged.
+        "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
+        # Nodes have no use for users' keys, and one that was broken into must not collect them. Routes to coordinators,
+        # which check keys themselves, have this filter off.
+        "forward": False,
         "payload_in_metadata": "claims",
         "jwt_cache_config": {"jwt_cache_size": _KEY_CACHE},
     }

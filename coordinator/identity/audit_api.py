@@ -13,6 +13,9 @@ from coordinator.mirror import Mirror
 from coordinator.paging import DEFAULT_SIZE, MOST
 from meshkit.errors import InvalidInputError
 
+_LAST = 2**63 - 1
+"""The highest number that the database can give an event."""
+
 
 @dataclass
 class AuditLog:
@@ -60,9 +63,12 @@ class AuditLog:
 
 def _after(token: str) -> int:
     try:
-        return int(base64.b64decode(token.encode(), altchars=b"-_", validate=True)) if token else 0
+        after = int(base64.b64decode(token.encode(), altchars=b"-_", validate=True)) if token else 0
     except (binascii.Error, ValueError):
-        raise InvalidInputError(f"page_token {token!r} is not valid", hint="pass next_page_token unchanged") from None
+        after = -1
+    if 0 <= after <= _LAST:
+        return after
+    raise InvalidInputError(f"page_token {token!r} is not valid", hint="pass next_page_token unchanged")
 
 
 def _wanted(event: identity_pb2.AuditEvent, request: identity_pb2.ListAuditEventsRequest) -> bool:

@@ -78,11 +78,17 @@ class AuditMover:
 
     async def _move(self) -> None:
         while found := await self.etcd.oldest(keys.AUDIT, BATCH):
+            seen = await self.seen()
             head = await asyncio.to_thread(self.store.append, [read_event(item) for item in found])
             failpoint("audit.stored")
-            newest = keys.encode(identity_pb2.AuditEvent(sequence=head.sequence, hash=head.hash))
             # Without a fence: what is in the log may be deleted by anyone.
-            await self.etcd.txn([], [*(Delete(item.key) for item in found), Put(self._head_key(), newest)])
+            changes: list[Put | Delete] = [Delete(item.key) for item in found]
+            if await asyncio.to_thread(self.store.holds, seen):
+                newest = identity_pb2.AuditEvent(sequence=head.sequence, hash=head.hash)
+                changes.append(Put(self._head_key(), keys.encode(newest)))
+            else:  # what was seen stays as it is: else the next event would hide that the log was cut off
+                log.error("audit.broken", missing=seen.sequence, hint="run: aimesh audit verify")
+            await self.etcd.txn([], changes)
 
     def _warn_of_many_logs(self, coordinators: int) -> None:
         many = coordinators > 1 and not self.store.shared

@@ -5,8 +5,9 @@ Methods block: call them in threads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy as sql
@@ -15,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from aimesh.identity.v1 import identity_pb2
 from coordinator.identity.chain import FIELDS, Head, check_holds, link, verify
 from meshkit.errors import InvalidInputError, UnavailableError
+from meshkit.files import SECRET
 
 TIMEOUT_S = 5
 """How long the database may take to accept a connection, and to run one statement."""
@@ -63,6 +65,7 @@ class AuditStore:
                 f"coordinator.audit.url is not understood: {error}",
                 hint="use sqlite:////path/to/file or postgresql://user:password@host/database",
             ) from None
+        self._file = parsed.database if self._sqlite else None
         self._ready = False
 
     @property
@@ -101,6 +104,14 @@ class AuditStore:
         with self._connected() as connection:
             return _known(connection, ids)
 
+    def holds(self, head: Head) -> bool:
+        """Whether this was once the log's newest event and is in it still. Raises UnavailableError."""
+        if not head.sequence:
+            return True
+        found = sql.select(_events.c.sequence).where(_events.c.sequence == head.sequence, _events.c.hash == head.hash)
+        with self._connected() as connection:
+            return connection.scalar(found) is not None
+
     def verify(self, seen: Head) -> Head:
         """Reads all and checks the chain, and that `seen`, once its head, is still in it. The head.
 
@@ -121,6 +132,8 @@ class AuditStore:
     def _connected(self) -> Iterator[sql.Connection]:
         """One transaction; what the database says of it as UnavailableError."""
         try:
+            if not self._ready:
+                self._keep_to_ourselves()
             with self._engine.begin() as connection:
                 if not self._ready:
                     self._create(connection)
@@ -132,6 +145,12 @@ class AuditStore:
                 hint="check coordinator.audit.url and its database",
                 reason="AUDIT_STORE",
             ) from None
+
+    def _keep_to_ourselves(self) -> None:
+        """Makes SQLite's file so that only its owner reads who did what; SQLite gives its other files the same mode."""
+        if self._file and self._file != ":memory:":
+            with suppress(OSError):  # SQLite says it better
+                os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, SECRET))
 
     def _create(self, connection: sql.Connection) -> None:
         if not self._sqlite:

@@ -121,7 +121,7 @@ def _times(policy: routing_pb2.RoutePolicy) -> Iterator[Effect]:
     if policy.try_timeout.ToNanoseconds() > 0:
         yield _gateway_only(
             f"try_timeout = {show_duration(policy.try_timeout)}",
-            "a try without a first answer by then is given up; the call is tried again if it may",
+            "a try without a first answer by then is given up; gRPC calls are tried again if UNAVAILABLE is, REST ends",
             "gRPC has no bound on one try: only the timeout and the caller's deadline end it",
         )
     if policy.HasField("hedge"):
@@ -164,7 +164,7 @@ def _others(policy: routing_pb2.RoutePolicy) -> Iterator[Effect]:
         order = ", then ".join(policy.fallbacks)
         yield _gateway_only(
             f"fallbacks = {', '.join(policy.fallbacks)}",
-            f"while no replica can be reached, {order} answers; the answer's model_name says which",
+            f"while no replica is ready, {order} answers; the answer's model_name says which",
             "calls end with UNAVAILABLE: gRPC cannot write the fallback's name into a request; ask for it by name",
         )
 

@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.route.v3 import route_components_pb2
-from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
 
 from aimesh.routing.v1 import routing_pb2
 from coordinator.policy.effects import effects
 from coordinator.state import State
 from coordinator.xds.balancing import NO_LIMIT
 from coordinator.xds.clusters import clusters, load_assignments
-from coordinator.xds.elsewhere import can_answer
-from coordinator.xds.model_routes import BY_WEIGHTS, match_name, model_routes
+from coordinator.xds.elsewhere import stand_in
+from coordinator.xds.model_routes import BY_WEIGHTS, fallback_name, match_name, model_routes
 from coordinator.xds.policy import GATEWAY, PROGRAMS
 from coordinator.xds.readiness import find_serving, is_available, why_out, why_unavailable
 from coordinator.xds.weights import node_shares
@@ -51,7 +50,7 @@ def explain(
         {each.name: each for each in clusters(concerned)},
         {each.cluster_name: each for each in load_assignments(concerned, serving)},
     )
-    in_gateway, itself = can_answer(state, deployment, serving), is_available(state, deployment, serving)
+    in_gateway, itself = stand_in(state, deployment, serving) is not None, is_available(state, deployment, serving)
     return routing_pb2.ExplainRouteResponse(
         revision=state.revision,
         gateway=_way(compiled, model_routes(state, deployment, serving, GATEWAY), refused=not in_gateway),
@@ -88,7 +87,10 @@ def _decided_by(deployment: routing_pb2.Deployment, route: str) -> str:
     for index, match in enumerate(deployment.policy.matches):
         if route == match_name(index):
             return f"match {match.header} = {match.value}: version {match.version}"
-    assert route == BY_WEIGHTS, "routes are matches and the weights"
+    for name in deployment.policy.fallbacks:
+        if route == fallback_name(name):
+            return f"no replica of {deployment.name} is ready: its fallback {name}"
+    assert route == BY_WEIGHTS, "there are no other routes"
     return "no match holds: the weights" if deployment.policy.matches else "the weights"
 
 
@@ -104,19 +106,8 @@ def _shares(compiled: _Compiled, action: route_components_pb2.RouteAction) -> It
     weighted = action.weighted_clusters.clusters
     total = sum(each.weight.value for each in weighted)
     split = [(each.name, each.weight.value * 100 / total) for each in weighted] or [(action.cluster, 100.0)]
-    fallbacks: dict[str, None] = {}
     for name, percent in split:
-        own, *others = _members(compiled.clusters[name])
-        fallbacks.update(dict.fromkeys(others))
-        yield _share(compiled, own, percent)
-    for name in fallbacks:
-        yield _share(compiled, name, 0)
-
-
-def _members(cluster: cluster_pb2.Cluster) -> Sequence[str]:
-    """The clusters that it tries in turn; itself when it is no aggregate."""
-    aggregate = aggregate_pb2.ClusterConfig()
-    return aggregate.clusters if cluster.cluster_type.typed_config.Unpack(aggregate) else [cluster.name]
+        yield _share(compiled, name, percent)
 
 
 def _share(compiled: _Compiled, cluster: str, percent: float) -> routing_pb2.Share:

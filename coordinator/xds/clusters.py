@@ -15,7 +15,7 @@ from google.protobuf import duration_pb2, wrappers_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State, VersionKey, routable
 from coordinator.xds.balancing import balance, eject, limit, unlimited
-from coordinator.xds.elsewhere import aggregate, borrowed, borrowed_cluster, chain, chain_cluster, fallbacks
+from coordinator.xds.elsewhere import borrowed, borrowed_cluster
 from coordinator.xds.readiness import Serving, ip_of
 from coordinator.xds.rename import renaming_filters
 from coordinator.xds.snapshot import over_ads, packed_any
@@ -60,14 +60,13 @@ def clusters(state: State) -> Iterator[cluster_pb2.Cluster]:
         yield _model_cluster(http_cluster(name, version), policy, _http1())
     for _, deployment in sorted(state.deployments.items()):
         yield from _borrowed_clusters(state, deployment)
-        yield from _chain_clusters(state, deployment)
     yield _plain_cluster(ANY_NODE, _http2())
     yield _plain_cluster(ANY_NODE_HTTP, _http1())
     yield _plain_cluster(COORDINATORS, _http2())
 
 
 def load_assignments(state: State, serving: Serving) -> Iterator[endpoint_pb2.ClusterLoadAssignment]:
-    """The endpoints of every cluster that `clusters` gives, those without any included; aggregates have none."""
+    """The endpoints of every cluster that `clusters` gives, those without any included."""
     for name, version in _versions(state):
         grpc, http = _endpoints(state, serving, state.deployments[name], version)
         yield _assignment(grpc_cluster(name, version), grpc)
@@ -78,7 +77,9 @@ def load_assignments(state: State, serving: Serving) -> Iterator[endpoint_pb2.Cl
             yield _assignment(borrowed_cluster(name, other.name, version), grpc)
             yield _assignment(borrowed_cluster(name, other.name, version, http=True), http)
     yield _assignment(ANY_NODE, [Weighted(each.node, each.ip, each.grpc_port) for each in serving.ready])
-    yield _assignment(ANY_NODE_HTTP, [Weighted(each.node, each.ip, each.http_port) for each in serving.ready])
+    yield _assignment(
+        ANY_NODE_HTTP, [Weighted(each.node, each.ip, each.http_port) for each in serving.ready if each.http_port]
+    )
     yield _assignment(COORDINATORS, _coordinators(state))
 
 
@@ -91,7 +92,7 @@ def _endpoints(
     pairs = list(zip(found, weights, strict=True))
     return (
         [Weighted(each.node, each.ip, each.grpc_port, weight) for each, weight in pairs],
-        [Weighted(each.node, each.ip, each.http_port, weight) for each, weight in pairs],
+        [Weighted(each.node, each.ip, each.http_port, weight) for each, weight in pairs if each.http_port],
     )
 
 
@@ -104,26 +105,12 @@ def _borrowed_clusters(state: State, deployment: routing_pb2.Deployment) -> Iter
             yield _model_cluster(borrowed_cluster(name, other.name, version, http=http), other.policy, options)
 
 
-def _chain_clusters(state: State, deployment: routing_pb2.Deployment) -> Iterator[cluster_pb2.Cluster]:
-    if not fallbacks(state, deployment):
-        return
-    name = deployment.name
-    for version in _versions_of(state, deployment):
-        for http, own in ((False, grpc_cluster), (True, http_cluster)):
-            members = [own(name, version), *chain(state, deployment, http=http)]
-            yield aggregate(chain_cluster(name, version, http=http), members)
-
-
 def _versions(state: State) -> Iterator[VersionKey]:
+    """What deployments ask for, and what still answers for them while it is being replaced."""
     for name, deployment in sorted(state.deployments.items()):
-        yield from ((name, version) for version in _versions_of(state, deployment))
-
-
-def _versions_of(state: State, deployment: routing_pb2.Deployment) -> list[str]:
-    """What a deployment asks for, and what still answers for it while it is being replaced."""
-    asked = [target.version for target in deployment.targets]
-    answering = [version for version, _ in routable(state, deployment)]
-    return list(dict.fromkeys([*asked, *answering]))
+        asked = [target.version for target in deployment.targets]
+        answering = [version for version, _ in routable(state, deployment)]
+        yield from ((name, version) for version in dict.fromkeys([*asked, *answering]))
 
 
 def _coordinators(state: State) -> Iterator[Weighted]:

@@ -8,10 +8,10 @@ from typing import Any
 from coordinator.state import State, routable
 from coordinator.xds.client_routes import client_listener, client_routes
 from coordinator.xds.clusters import COORDINATORS, clusters, load_assignments
-from coordinator.xds.gateway_routes import gateway_routes
+from coordinator.xds.gateway_routes import GATEWAY_ROUTES, gateway_routes
 from coordinator.xds.readiness import find_serving
 from coordinator.xds.security import PLANES, secured
-from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, Resources, Snapshot, pack
+from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, OnDemand, Resources, Snapshot, pack
 
 
 def compile_snapshot(state: State, *, secure: bool = False) -> Snapshot:
@@ -25,7 +25,7 @@ def compile_snapshot(state: State, *, secure: bool = False) -> Snapshot:
     routes = [client_routes(state, deployment, serving) for deployment in deployments]
     resources = {
         LDS: _by_name(client_listener(deployment.name) for deployment in deployments),
-        RDS: _by_name([*routes, gateway_routes(state, serving, secure=secure)]),
+        RDS: OnDemand(_by_name(routes), {GATEWAY_ROUTES: lambda: pack(gateway_routes(state, serving, secure=secure))}),
         CDS: _by_name(clusters(state)),
         EDS: {each.cluster_name: pack(each) for each in load_assignments(state, serving)},
     }

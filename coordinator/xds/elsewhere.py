@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from envoy.config.cluster.v3 import cluster_pb2
-from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
-
 from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State, routable
 from coordinator.xds.readiness import Serving, is_available, shares
-from coordinator.xds.snapshot import packed_any
 
 
 def fallbacks(state: State, deployment: routing_pb2.Deployment) -> list[routing_pb2.Deployment]:
@@ -18,10 +14,14 @@ def fallbacks(state: State, deployment: routing_pb2.Deployment) -> list[routing_
     return [state.deployments[name] for name in deployment.policy.fallbacks if name in state.deployments]
 
 
-def can_answer(state: State, deployment: routing_pb2.Deployment, serving: Serving) -> bool:
-    """Whether the gateway has any replica for the deployment's requests, its fallbacks' included."""
+def stand_in(state: State, deployment: routing_pb2.Deployment, serving: Serving) -> routing_pb2.Deployment | None:
+    """The deployment itself while any replica of it is ready, else the first fallback of which that is true.
+
+    Coordinators decide it, and not Envoy's aggregate clusters: those run the filters of the aggregate and not of the
+    member that they chose (envoyproxy/envoy issue 29318), so nobody would write the fallback's name into the request.
+    """
     each = [deployment, *fallbacks(state, deployment)]
-    return any(is_available(state, one, serving) for one in each)
+    return next((one for one in each if is_available(state, one, serving)), None)
 
 
 def mirrored(state: State, deployment: routing_pb2.Deployment, serving: Serving) -> list[tuple[str, float]]:
@@ -40,11 +40,6 @@ def borrowed_cluster(name: str, other: str, version: str, *, http: bool = False)
     return f"{other}/{version}/as/{name}{'/http' if http else ''}"
 
 
-def chain_cluster(name: str, version: str, *, http: bool = False) -> str:
-    """Name of the cluster that tries a version's own endpoints first and its deployment's fallbacks next."""
-    return f"{name}/{version}/chain{'/http' if http else ''}"
-
-
 def borrowed(state: State, deployment: routing_pb2.Deployment) -> Iterator[tuple[routing_pb2.Deployment, str]]:
     """(other deployment, version) of everything that may serve this deployment's requests in its place or copies."""
     others = {each.name: each for each in fallbacks(state, deployment)}
@@ -53,21 +48,3 @@ def borrowed(state: State, deployment: routing_pb2.Deployment) -> Iterator[tuple
         others[mirror.name] = mirror
     for _, other in sorted(others.items()):
         yield from ((other, version) for version, _ in routable(state, other))
-
-
-def chain(state: State, deployment: routing_pb2.Deployment, *, http: bool) -> list[str]:
-    """The clusters of the fallbacks, in order; within one, the version with the larger share first."""
-    return [
-        borrowed_cluster(deployment.name, other.name, version, http=http)
-        for other in fallbacks(state, deployment)
-        for version, _ in sorted(routable(state, other), key=lambda each: -each[1])
-    ]
-
-
-def aggregate(name: str, members: list[str]) -> cluster_pb2.Cluster:
-    """A cluster that takes the first of its members with a replica that is not left out."""
-    cluster = cluster_pb2.Cluster(name=name, lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED)
-    cluster.connect_timeout.seconds = 1
-    cluster.cluster_type.name = "envoy.clusters.aggregate"
-    cluster.cluster_type.typed_config.CopyFrom(packed_any(aggregate_pb2.ClusterConfig(clusters=members)))
-    return cluster

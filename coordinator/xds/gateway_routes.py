@@ -13,7 +13,7 @@ from aimesh.identity.v1 import scope_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State
 from coordinator.xds.clusters import ANY_NODE, ANY_NODE_HTTP, COORDINATORS
-from coordinator.xds.elsewhere import can_answer
+from coordinator.xds.elsewhere import stand_in
 from coordinator.xds.matching import OnMatch, exact, longest_prefix, routes_action
 from coordinator.xds.model_routes import model_routes
 from coordinator.xds.policy import GATEWAY, GATEWAY_REST, retry_policy
@@ -185,9 +185,7 @@ def _to_coordinators() -> route_components_pb2.Route:
 
 def _available(state: State, serving: Serving) -> dict[str, routing_pb2.Deployment]:
     """Deployments with a ready replica that takes requests, of their own or of a fallback."""
-    return {
-        name: deployment for name, deployment in state.deployments.items() if can_answer(state, deployment, serving)
-    }
+    return {name: each for name, each in state.deployments.items() if stand_in(state, each, serving) is not None}
 
 
 def _unavailable(state: State, serving: Serving) -> dict[str, str]:

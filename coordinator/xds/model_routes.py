@@ -1,4 +1,4 @@
-"""The routes of one deployment: a match each, in the policy's order, then the weights."""
+"""The routes of one deployment: a match each, in the policy's order, then the weights; or its fallback's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from envoy.type.v3 import percent_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State
 from coordinator.xds.clusters import grpc_cluster, http_cluster
-from coordinator.xds.elsewhere import borrowed_cluster, chain_cluster, fallbacks, mirrored
+from coordinator.xds.elsewhere import borrowed_cluster, mirrored, stand_in
 from coordinator.xds.policy import Engine, route_action
 from coordinator.xds.readiness import Serving, VersionWeight, shares
 from coordinator.xds.replies import everything
@@ -24,40 +24,54 @@ def match_name(index: int) -> str:
     return f"match {index}"
 
 
+def fallback_name(name: str) -> str:
+    """Name of the route to a fallback."""
+    return f"fallback {name}"
+
+
 def model_routes(
     state: State, deployment: routing_pb2.Deployment, serving: Serving, engine: Engine
 ) -> list[route_components_pb2.Route]:
     """At least one; the last takes every request. A match whose version has no ready replica has no route."""
+    other = stand_in(state, deployment, serving)
+    if engine.gateway and other is not None and other.name != deployment.name:
+        return [_to_fallback(state, deployment, other, serving, engine)]
     routes = []
     for index, match in enumerate(deployment.policy.matches):
         if serving.of(deployment.name, match.version):
-            route = _route(match_name(index), state, deployment, [(match.version, 1)], serving, engine)
+            route = _route(match_name(index), deployment, [(match.version, 1)], engine)
             header = route.match.headers.add(name=match.header)
             header.string_match.exact = match.value
             routes.append(route)
-    routes.append(_route(BY_WEIGHTS, state, deployment, shares(state, deployment, serving), serving, engine))
+    routes.append(_route(BY_WEIGHTS, deployment, shares(state, deployment, serving), engine))
+    if engine.gateway:
+        for route in routes:
+            _mirror(route.route, state, deployment, serving, http=engine.http)
     return routes
 
 
 def _route(
-    name: str,
-    state: State,
-    deployment: routing_pb2.Deployment,
-    versions: list[VersionWeight],
-    serving: Serving,
-    engine: Engine,
+    name: str, deployment: routing_pb2.Deployment, versions: list[VersionWeight], engine: Engine
 ) -> route_components_pb2.Route:
-    chained = engine.gateway and bool(fallbacks(state, deployment))
-
     def cluster_of(version: str) -> str:
-        if chained:
-            return chain_cluster(deployment.name, version, http=engine.http)
         return (http_cluster if engine.http else grpc_cluster)(deployment.name, version)
 
     action = route_action(deployment.policy, versions, cluster_of, engine)
-    if engine.gateway:
-        _mirror(action, state, deployment, serving, http=engine.http)
     return route_components_pb2.Route(name=name, match=everything(), route=action)
+
+
+def _to_fallback(
+    state: State,
+    deployment: routing_pb2.Deployment,
+    other: routing_pb2.Deployment,
+    serving: Serving,
+    engine: Engine,
+) -> route_components_pb2.Route:
+    def cluster_of(version: str) -> str:
+        return borrowed_cluster(deployment.name, other.name, version, http=engine.http)
+
+    action = route_action(deployment.policy, shares(state, other, serving), cluster_of, engine)
+    return route_components_pb2.Route(name=fallback_name(other.name), match=everything(), route=action)
 
 
 def _mirror(

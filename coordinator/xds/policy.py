@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from envoy.config.route.v3 import route_components_pb2
-from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
 from aimesh.routing.v1 import routing_pb2
 from coordinator.xds.readiness import VersionWeight
-from coordinator.xds.snapshot import packed_any
 
 DEFAULT_RETRIES = 2
 CLIENT_SLACK_MS = 2_000
@@ -35,7 +33,6 @@ DEFAULT_BACK_OFF_MS = 25
 _MOST_BACK_OFF = 10
 _PREVIOUS_HOSTS = "envoy.retry_host_predicates.previous_hosts"
 _PREVIOUS_HOSTS_TYPE = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-_PREVIOUS_PRIORITIES = "envoy.retry_priorities.previous_priorities"
 
 
 @dataclass(frozen=True)
@@ -117,19 +114,10 @@ def retry_policy(policy: routing_pb2.RoutePolicy, engine: Engine) -> route_compo
     predicate = retry.retry_host_predicate.add(name=_PREVIOUS_HOSTS)
     predicate.typed_config.type_url = _PREVIOUS_HOSTS_TYPE
     if engine.gateway:
-        _bound_tries(retry, policy)
+        bound = policy.hedge.delay if policy.HasField("hedge") else policy.try_timeout
+        if bound.ToNanoseconds() > 0:
+            retry.per_try_timeout.CopyFrom(bound)
     return retry
-
-
-def _bound_tries(retry: route_components_pb2.RetryPolicy, policy: routing_pb2.RoutePolicy) -> None:
-    bound = policy.hedge.delay if policy.HasField("hedge") else policy.try_timeout
-    if bound.ToNanoseconds() > 0:
-        retry.per_try_timeout.CopyFrom(bound)
-    if policy.fallbacks:
-        # Two tries at the deployment itself, the next at a fallback: its replicas may be dead and not yet left out.
-        retry.retry_priority.name = _PREVIOUS_PRIORITIES
-        frequency = previous_priorities_config_pb2.PreviousPrioritiesConfig(update_frequency=2)
-        retry.retry_priority.typed_config.CopyFrom(packed_any(frequency))
 
 
 def _retry_on(codes: Sequence[str], engine: Engine) -> list[str]:

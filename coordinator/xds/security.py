@@ -46,9 +46,6 @@ _TLS = "envoy.transport_sockets.tls"
 def secured(clusters: Iterable[cluster_pb2.Cluster], plane: Plane, coordinators: str) -> Iterator[cluster_pb2.Cluster]:
     """The clusters, each calling its servers with mTLS. `coordinators` names the one that leads to coordinators."""
     for cluster in clusters:
-        if cluster.HasField("cluster_type"):  # an aggregate calls nobody itself
-            yield cluster
-            continue
         role: Role = "coordinator" if cluster.name == coordinators else "node"
         socket = gateway_socket(role) if plane == "gateway" else _client_socket(role)
         cluster.transport_socket.name = _TLS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -107,17 +107,18 @@ class XdsServer:
                 del self._watchers[watched]
 
     def _concerned(self, before: Snapshot, after: Snapshot) -> set[ClientStream]:
+        """The clients that watch something that was added, changed or removed for their kind of client."""
+        planes = [(before.view(gateway=kind), after.view(gateway=kind)) for kind in (False, True)]
+        if before.gateways is None and after.gateways is None:
+            del planes[1]
         found: set[ClientStream] = set()
-        for type_url, name in _changes(before, after):
-            found |= self._watchers.get((type_url, name), set()) | self._watchers.get((type_url, ALL), set())
+        for watched, streams in self._watchers.items():
+            if not streams <= found and any(_differs(watched, old, new) for old, new in planes):
+                found |= streams
         return found
 
 
-def _changes(before: Snapshot, after: Snapshot) -> Iterator[Watched]:
-    """Resources that were added, changed or removed for either kind of client."""
-    for gateway in (False, True) if after.gateways is not None else (False,):
-        past, present = before.view(gateway=gateway), after.view(gateway=gateway)
-        for type_url in SHORT_NAMES:
-            old, new = past.resources[type_url], present.resources[type_url]
-            if old is not new:
-                yield from ((type_url, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+def _differs(watched: Watched, before: Snapshot, after: Snapshot) -> bool:
+    type_url, name = watched
+    old, new = before.resources[type_url], after.resources[type_url]
+    return old is not new and (old != new if name == ALL else old.get(name) != new.get(name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from envoy.config.core.v3 import config_source_pb2
@@ -19,6 +19,30 @@ SHORT_NAMES: Mapping[str, str] = {LDS: "lds", RDS: "rds", CDS: "cds", EDS: "eds"
 
 Resources = Mapping[str, bytes]
 """Resources of one type: name -> google.protobuf.Any, serialized."""
+
+
+class OnDemand(Mapping[str, bytes]):
+    """Resources of which some are made when they are first asked for: what no client watches costs nothing."""
+
+    def __init__(self, made: Resources, makers: Mapping[str, Callable[[], bytes]]) -> None:
+        """`makers` give those that are not made yet, by name."""
+        self._made = dict(made)
+        self._makers = dict(makers)
+
+    def __getitem__(self, name: str) -> bytes:
+        if name in self._makers:
+            self._made[name] = self._makers[name]()
+            del self._makers[name]
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._made, *self._makers])
+
+    def __len__(self) -> int:
+        return len(self._made) + len(self._makers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._made or name in self._makers
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class StreamState:
         """
         for type_url in TYPES:
             sub = self.types.get(type_url)
-            if sub is None or (type_url == RDS and patient and not self._targets_settled(snapshot)):
+            if sub is None or (type_url == RDS and patient and not self._targets_settled()):
                 continue
             wanted = _wanted(type_url, sub, snapshot)
             if type_url == CDS and not self._routes_settled(snapshot, patient=patient):
@@ -132,7 +132,7 @@ class StreamState:
             assert endpoints is not None
             endpoints.sent.pop(name, None)
 
-    def _targets_settled(self, snapshot: Snapshot) -> bool:
+    def _targets_settled(self) -> bool:
         """The client has answered for its clusters, has asked for the endpoints of all, and has those."""
         clusters, endpoints = self.types.get(CDS), self.types.get(EDS)
         if clusters is None:
@@ -142,9 +142,7 @@ class StreamState:
         if clusters.nack:
             return True  # it will not ask for what it refused
         asked: frozenset[str] = endpoints.names if endpoints is not None else frozenset()
-        # Aggregates have no endpoints of their own.
-        with_endpoints = clusters.sent.keys() & snapshot.resources[EDS].keys()
-        return with_endpoints <= asked and not (endpoints is not None and endpoints.pending)
+        return clusters.sent.keys() <= asked and not (endpoints is not None and endpoints.pending)
 
     def _routes_settled(self, snapshot: Snapshot, *, patient: bool) -> bool:
         """The client has taken the newest routes, or had its time to; one that refused them keeps those it had."""

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from aimesh.membership.v1 import membership_pb2
 from aimesh.routing.v1 import routing_pb2
+from coordinator.policy.adapt import EQUAL
 from coordinator.state import State
 
-EQUAL = 1000
-"""The weight of an equal share, where shares differ."""
 _GIB = 1024**3
 
 

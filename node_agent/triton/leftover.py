@@ -40,7 +40,7 @@ def kill_group(leader: ProcessId) -> None:
     at another time, the old group is gone; when it has none, the group of that number can only be the old one.
     """
     with contextlib.suppress(psutil.NoSuchProcess):
-        if abs(psutil.Process(leader.pid).create_time() - leader.started) >= 1.0:
+        if not leader.started_as(ProcessId.of(leader.pid)):
             return
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader.pid, signal.SIGKILL)
@@ -55,11 +55,12 @@ def _recorded(data_dir: Path) -> list[ProcessId]:
 def _running(data_dir: Path) -> list[ProcessId]:
     """Tritons that serve this directory's repository: one may have been started just before its agent was killed."""
     argument = f"--model-repository={data_dir / 'repository'}"
-    return [
-        ProcessId(process.pid, process.create_time())
-        for process in psutil.process_iter(["cmdline"])
-        if argument in (process.info["cmdline"] or [])
-    ]
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if argument in (process.info["cmdline"] or []):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(ProcessId.of(process.pid))
+    return found
 
 
 def _release_memory(data_dir: Path) -> None:

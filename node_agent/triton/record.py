@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from meshkit.files import SECRET, write_atomically
 from meshkit.process import ProcessId
+from node_agent.certificates import Shown
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class TritonRecord:
     """Of the settings and files that it was started with; empty when it cannot be adopted."""
     secret: str = ""
     """What opens its restricted calls."""
-    certificate: str = ""
-    """In PEM, the certificate that it shows; empty without TLS."""
+    shown: Shown = field(default_factory=Shown)
+    """The certificates that it read."""
 
 
 def write_record(data_dir: Path, record: TritonRecord) -> None:
@@ -33,7 +34,7 @@ def read_record(data_dir: Path) -> TritonRecord | None:
     try:
         found = json.loads(_path(data_dir).read_text())
         process = ProcessId(int(found["process"]["pid"]), float(found["process"]["started"]))
-        return TritonRecord(process, str(found["fingerprint"]), str(found["secret"]), str(found["certificate"]))
+        return TritonRecord(process, str(found["fingerprint"]), str(found["secret"]), Shown(**found["shown"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -120,7 +120,7 @@ def _open(process: ProcessId) -> int | None:
 
 def _runs(process: psutil.Process, script: str) -> ProcessId | None:
     with suppress(psutil.Error):  # gone, or a zombie, which has no arguments
-        known = ProcessId(process.pid, process.create_time())  # first, so that what is seen next is of no successor
+        known = ProcessId.of(process.pid)  # first, so that what is seen next is of no successor
         if script in process.cmdline():
             return known
     return None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -17,17 +15,16 @@ import structlog
 from aimesh.membership.v1 import membership_pb2
 from meshkit.backoff import Backoff
 from meshkit.errors import AimeshError, DeadlineError, PreconditionError, UnavailableError
-from meshkit.failpoints import failpoint
-from node_agent.certificates import Validity, restart_at, spread_of
+from node_agent.certificates import Plan, Shown, plan_restart, spread_of
 from node_agent.quiet import until_quiet
 from node_agent.settings import AgentSettings
-from node_agent.triton import launch, leftover
+from node_agent.triton import launch
 from node_agent.triton.crashes import CrashCounter
 from node_agent.triton.logfile import LogFile
 from node_agent.triton.process import TritonProcess
-from node_agent.triton.record import TritonRecord, read_record, write_record
 from node_agent.triton.selftest import run_selftest
 from node_agent.triton.server import CRASH_LOOP, READY, STARTING, STOPPING, InferenceServer
+from node_agent.triton.starter import EXIT_MARGIN_S, Started, Starter
 from node_agent.waiting import first
 
 log = structlog.get_logger()
@@ -44,8 +41,6 @@ _ADOPT_LIVE_S = 10.0
 """How long a Triton that may be adopted may take for its first answer: the machine may be busy, and it serves."""
 _EXIT_NOTICE_S = 0.5
 """A connection that broke is often a Triton that died, whose exit status says more."""
-_EXIT_MARGIN_S = 5.0
-"""What Triton gets beyond its own exit timeout before it is killed."""
 
 
 class ManagedTriton(InferenceServer):
@@ -59,15 +54,16 @@ class ManagedTriton(InferenceServer):
         """The time of day, which certificates go by."""
         self._triton = settings.triton
         self._log = LogFile(data_dir / "log" / "triton.log", settings.triton.log_bytes)
+        self._starter = Starter(settings, data_dir, self._log)
         self._crashes = CrashCounter(settings.triton.crash_limit, settings.triton.crash_window_s)
         self._backoff = Backoff(first_s=0.2, most_s=5.0)
         self._log_mark = 0
         self._ready_at: float | None = None
-        self._adopted: TritonProcess | None = None
-        self._certificate = b""
-        """In PEM, the one that the running Triton shows; empty without TLS."""
-        self._restart_at: datetime | None = None
-        """When it is to be started anew for a renewed certificate; None while it has the newest."""
+        self._adopted: Started | None = None
+        self._shown = Shown()
+        """What the running Triton read as it started."""
+        self._plan = Plan()
+        """When it is started anew for what is on the disk by now."""
         self._rotates = True
 
     async def adopt(self) -> bool:
@@ -77,38 +73,29 @@ class ManagedTriton(InferenceServer):
         """
         adopted = await self._try_to_adopt()
         if not adopted:
-            await self._end_leftovers()
+            await self._starter.end_leftovers()
         return adopted
 
-    async def _end_leftovers(self) -> None:
-        killed = await asyncio.to_thread(leftover.end_leftovers, self.data_dir)
-        if killed:
-            log.warning("triton.leftover_killed", pids=killed)
-
     async def _try_to_adopt(self) -> bool:
-        record = await asyncio.to_thread(self._adoptable)
-        if record is None:
+        left = await self._starter.find_left()
+        if left is None:
             return False
-        try:
-            process = TritonProcess(record.process)
-        except ProcessLookupError:
-            return False
-        self.client.secret = record.secret
+        self.client.secret = left.secret
         try:
             version = await self._prove(_ADOPT_LIVE_S, self._triton.start_timeout_s)
         except (AimeshError, OSError) as error:
-            log.warning("triton.not_adopted", pid=process.pid, reason=str(error))
-            process.release()
+            log.warning("triton.not_adopted", pid=left.process.pid, reason=str(error))
+            left.process.release()
             return False
-        self._adopted, self._certificate = process, record.certificate.encode()
-        log.info("triton.adopted", pid=process.pid, version=version)
-        self._now_ready(process, version)
+        self._adopted = left
+        log.info("triton.adopted", pid=left.process.pid, version=version)
+        self._now_ready(left, version)
         return True
 
     async def run(self) -> None:
         """Keeps a Triton running until stopped or handed over."""
         if self._adopted is None:
-            await self._end_leftovers()
+            await self._starter.end_leftovers()
         try:
             while not self._stop.is_set() and not self._handed_over.is_set():
                 try:
@@ -121,20 +108,22 @@ class ManagedTriton(InferenceServer):
     async def certificate_changed(self) -> None:
         """Calls use it at once, Triton when it is started anew, which is planned here. Raises PreconditionError."""
         await super().certificate_changed()
-        self._plan_restart()
+        self._plan_restart(agent_started=False)
 
     async def _run_once(self) -> None:
         """One Triton to its end, or until it is handed over. Raises with the reason unless this agent ended it."""
-        process, self._adopted = self._adopted, None
-        if process is None:
+        started, self._adopted = self._adopted, None
+        if started is None:
             self._ready_at = None
             self._set(state=self._down_state(), silent=False)
             launch.check_ports(self.settings)
             self._log_mark = self._log.size()
-            process = await self._start()
+            started = await self._starter.start()
+            self.client.secret = started.secret
+        process = started.process
         kept = True  # also when this task is cancelled: who kills an agent does not mean its Triton
         try:
-            kept = await self._attend(process)
+            kept = await self._attend(started)
         except Exception:
             kept = False
             raise
@@ -142,12 +131,13 @@ class ManagedTriton(InferenceServer):
             if kept:
                 process.release()
             else:
-                await self._bury(process)
+                await self._starter.bury(process)
 
-    async def _attend(self, process: TritonProcess) -> bool:
+    async def _attend(self, started: Started) -> bool:
         """Until there is nothing more to do for it; whether it is to go on. Raises when it is broken or dead."""
+        process = started.process
         try:
-            await first(process.wait(), self._serve(process), self._stop.wait(), self._handed_over.wait())
+            await first(process.wait(), self._serve(started), self._stop.wait(), self._handed_over.wait())
         except UnavailableError:
             if not await process.exits_within(_EXIT_NOTICE_S):
                 raise
@@ -166,57 +156,12 @@ class ManagedTriton(InferenceServer):
         await self._end_gracefully(process)
         return False
 
-    async def _start(self) -> TritonProcess:
-        """A Triton of our own. When this raises, nothing of it is left."""
-        files = launch.find_files(self._triton)
-        backends = await asyncio.to_thread(launch.prepare_backends, files, self.data_dir / "triton" / "backends")
-        fingerprint = await asyncio.to_thread(launch.fingerprint, self.settings, files, os.environ)
-        self.repository.mkdir(parents=True, exist_ok=True)
-        self._certificate = self.settings.tls.read()[1]
-        self.client.secret = secrets.token_hex(16)
-        argv = launch.command(self.settings, files.server, backends, self.client.secret)
-        output = self._log.open()
-        try:
-            process = TritonProcess.start(argv, launch.environment(os.environ, files.libraries), output)
-        finally:
-            os.close(output)
-        try:
-            failpoint("triton.started")
-            self._remember(process, fingerprint)
-        except BaseException:
-            await self._bury(process)
-            raise
-        return process
-
-    def _remember(self, process: TritonProcess, fingerprint: str) -> None:
-        record = TritonRecord(process.id, fingerprint, self.client.secret, self._certificate.decode())
-        try:
-            write_record(self.data_dir, record)
-        except OSError as error:  # a full disk must not end what needs no disk
-            log.warning("triton.not_remembered", reason=str(error), effect="the next agent will start another")
-
-    def _adoptable(self) -> TritonRecord | None:
-        """What the agent before wrote down, when its Triton was started as this agent would start one. Blocks."""
-        record = read_record(self.data_dir)
-        if record is None or not record.fingerprint or not record.process.alive():
-            return None
-        if record.fingerprint != launch.fingerprint(self.settings, launch.find_files(self._triton), os.environ):
-            log.warning(
-                "triton.not_adopted", pid=record.process.pid, reason="it was started with other settings or files"
-            )
-            return None
-        return record
-
-    async def _bury(self, process: TritonProcess) -> None:
-        await process.kill_group()  # the stubs too
-        await asyncio.to_thread(leftover.end_leftovers, self.data_dir)
-
-    async def _serve(self, process: TritonProcess) -> None:
+    async def _serve(self, started: Started) -> None:
         """Waits until Triton is ready, then watches it. Returns when it is to be started anew."""
-        if not process.adopted:
-            self._set(pid=process.pid)
+        if not started.process.adopted:
+            self._set(pid=started.process.pid)
             version = await self._prove(self._triton.start_timeout_s, self._triton.start_timeout_s)
-            self._now_ready(process, version)
+            self._now_ready(started, version)
         await self._watch()
 
     async def _prove(self, live_within_s: float, within_s: float) -> str:
@@ -237,32 +182,27 @@ class ManagedTriton(InferenceServer):
                 return
             await asyncio.sleep(_READY_POLL_S)
 
-    def _now_ready(self, process: TritonProcess, version: str) -> None:
+    def _now_ready(self, started: Started, version: str) -> None:
         self._log_mark = self._log.size()  # Triton complains at each start of what it does well without
         self._ready_at = time.monotonic()
         generation = self.status.generation + 1
-        self._set(state=READY, pid=process.pid, generation=generation, version=version, message="", silent=False)
-        self._plan_restart()
+        pid, self._shown = started.process.pid, started.shown
+        self._set(state=READY, pid=pid, generation=generation, version=version, message="", silent=False)
+        self._plan_restart(agent_started=started.process.adopted)
 
-    def _plan_restart(self) -> None:
-        """Compares the certificate that runs with the one on the disk; says so when they differ."""
+    def _plan_restart(self, *, agent_started: bool) -> None:
+        """Compares the certificates that it read with those on the disk; says so when they differ."""
         try:
-            newest = self.settings.tls.read()[1]
+            newest = Shown.on_disk(self.settings.tls)
         except PreconditionError as error:  # being replaced at this moment: `certificate_changed` follows
             log.info("triton.certificate_unknown", reason=error.message)
             return
-        self._restart_at = None
-        if newest != self._certificate:
-            self._restart_at = restart_at(Validity.of(self._certificate), spread_of(self.settings.node_id))
-            log.info("triton.restart_planned", at=self._restart_at.isoformat(timespec="seconds"))
+        spread = spread_of(self.settings.node_id)
+        self._plan = plan_restart(self._shown, newest, spread, self.now(), agent_started=agent_started)
+        if self._plan.message:
+            log.info("triton.restart_planned", at=str(self._plan.at), message=self._plan.message)
         if self.status.ready:
-            self._set(message=self._plan())
-
-    def _plan(self) -> str:
-        if self._restart_at is None:
-            return ""
-        at = self._restart_at.isoformat(timespec="minutes")
-        return f"shows its certificate from before the renewal until it is started anew, at {at} or earlier"
+            self._set(message=self._plan.message)
 
     async def _watch(self) -> None:
         """Returns when a restart is due. Raises UnavailableError when it was silent for too long."""
@@ -273,8 +213,8 @@ class ManagedTriton(InferenceServer):
             asked = time.monotonic()
             if await self.client.live(min(_CHECK_S, self._triton.hang_timeout_s)):
                 missed = 0
-                self._set(state=READY, silent=False, message=self._plan())
-                if self._restart_at is not None and self.now() >= self._restart_at:
+                self._set(state=READY, silent=False, message=self._plan.message)
+                if self._plan.at is not None and self.now() >= self._plan.at:
                     await self._prepare_restart()
                     return
                 continue
@@ -286,7 +226,7 @@ class ManagedTriton(InferenceServer):
 
     async def _prepare_restart(self) -> None:
         """Takes the node out of the routes and waits until clients ask no more."""
-        self._set(state=STARTING, message="Triton is started anew for its renewed certificate")
+        self._set(state=STARTING, message="Triton is started anew for its renewed certificates")
         await until_quiet(self.client, self.settings.drain_s)
 
     def _rotate_log(self) -> None:
@@ -323,7 +263,7 @@ class ManagedTriton(InferenceServer):
         if self._ready_at is None:
             return
         process.terminate()
-        if not await process.exits_within(self.settings.drain_s + _EXIT_MARGIN_S):
+        if not await process.exits_within(self.settings.drain_s + EXIT_MARGIN_S):
             log.warning("triton.killed", reason="it did not exit in time", pid=process.pid)
 
 

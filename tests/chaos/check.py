@@ -55,6 +55,7 @@ def figures(history: History) -> dict[str, float]:
         "slowest_s": max(latencies, default=0.0),
         "converged_s": max(0.0, converged_at(history) - history.healed),
         "stalled_s": sum(stall.seconds for stall in history.stalls),
+        "starved": starved(history),
     }
     if (left := _left_at(history)) is not None:
         found["victim_left_s"] = left - first
@@ -62,6 +63,12 @@ def figures(history: History) -> dict[str, float]:
         found["new_leader_s"] = new.at - first
         found["vacant_s"] = new.at - old.at if not old.id else 0.0
     return {key: round(value, 2) for key, value in found.items()}
+
+
+def starved(history: History) -> float:
+    """The share of the machine that others had, 0 to 1."""
+    whole = max((stall.at for stall in history.stalls), default=history.began) - history.began
+    return sum(stall.seconds for stall in history.stalls) / whole if whole > 0 else 0.0
 
 
 def converged_at(history: History) -> float:
@@ -186,4 +193,5 @@ def _first_fault(history: History) -> float:
 
 
 def _stalled(history: History, began: float, ended: float) -> float:
-    return sum(stall.seconds for stall in history.stalls if began <= stall.at <= ended)
+    """Seconds that others took of a stretch of time, what was counted just after its end included."""
+    return sum(stall.seconds for stall in history.stalls if began <= stall.at <= ended + 0.5)

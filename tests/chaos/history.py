@@ -79,7 +79,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Stall:
-    """The machine did not run the test for this long; nothing that was late then proves anything."""
+    """So many seconds' worth of the machine, of the time until `at`, went to others: bars are longer by as much."""
 
     at: float
     seconds: float

@@ -19,11 +19,12 @@ from coordinator.xds.readiness import find_serving
 from meshkit.errors import UnavailableError
 from tests.chaos.history import Leader, Look, Node, Route, Stall
 from tests.chaos.load import MODEL
+from tests.chaos.machine import Others
 from tests.chaos.mesh import INSIDE, Mesh
 
 LOOK_S = 0.2
-STALL_S = 0.25
-"""Lateness below this is nothing."""
+STALL_S = 0.5
+"""How often it is asked what the rest of the machine does."""
 _NODES = keys.node("")
 
 
@@ -113,11 +114,12 @@ class Observer:
             await asyncio.sleep(LOOK_S)
 
     async def _notice_stalls(self) -> None:
+        others, before = Others(self._mesh.folder), time.monotonic()
         while True:
-            due = time.monotonic() + 0.05
-            await asyncio.sleep(0.05)
-            if (late := time.monotonic() - due) > STALL_S:
-                self._tell(Stall(time.monotonic(), late))
+            await asyncio.sleep(STALL_S)
+            now, share = time.monotonic(), others.share()
+            self._tell(Stall(now, share * (now - before)))
+            before = now
 
 
 def status_problems(status: cluster_pb2.Status, coordinators: Sequence[str], nodes: Sequence[str]) -> list[str]:

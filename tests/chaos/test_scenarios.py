@@ -11,17 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.check import figures, violations
+from tests.chaos.check import figures, starved, violations
 from tests.chaos.conftest import Meshes
 from tests.chaos.history import History
 from tests.chaos.scenarios import SCENARIOS, Scenario
 
 REPO = Path(__file__).parents[2]
 FAILURES = REPO / "docs" / "operations" / "failures.md"
+STARVED = 0.3
+"""Share of the machine."""
 HISTORIES = REPO / "build" / "chaos"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: str(scenario.name))
 def test_scenario(meshes: Meshes, scenario: Scenario, request: pytest.FixtureRequest) -> None:
     if scenario.long and request.config.getoption("--chaos") != "all":
@@ -35,23 +37,28 @@ def test_each_scenario_has_its_line_in_the_documentation() -> None:
 
 
 def _play(meshes: Meshes, scenario: Scenario) -> None:
-    """Runs a scenario and holds what was seen against its bars."""
+    """Holds what is seen against the bars; once more where others had so much of the machine that nothing is proven."""
+    history, wrong = _violations(meshes, scenario)
+    if wrong and starved(history) > STARVED:
+        history, wrong = _violations(meshes, scenario)
+    assert not wrong, "\n".join([*wrong, f"figures: {figures(history)}", f"history: {_path(history)}"])
+
+
+def _violations(meshes: Meshes, scenario: Scenario) -> tuple[History, list[str]]:
     runner = meshes.get()
     wrong = ["the scenario was cut short"]
     try:
         wrong = violations(meshes.loop.run(runner.run(scenario)), scenario.bars)
     finally:
         if wrong:
-            kept = _keep(runner.history)
+            runner.history.write(_path(runner.history))
             meshes.heal()
     _record(runner.history)
-    assert not wrong, "\n".join([*wrong, f"figures: {figures(runner.history)}", f"history: {kept}"])
+    return runner.history, wrong
 
 
-def _keep(history: History) -> Path:
-    path = HISTORIES / f"{history.scenario}.jsonl"
-    history.write(path)
-    return path
+def _path(history: History) -> Path:
+    return HISTORIES / f"{history.scenario}.jsonl"
 
 
 def _record(history: History) -> None:

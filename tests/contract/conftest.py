@@ -33,9 +33,9 @@ class Mesh:
 
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A mesh of two nodes as a user starts it, with a Python model and the demo's language model on both."""
+    """A mesh as a user starts it, of two coordinators and two nodes, with a Python and a language model on both."""
     aimesh = Aimesh(tmp_path_factory.mktemp("contract") / "mesh")
-    aimesh.run("up", "--detach", "--nodes", "2")
+    aimesh.run("up", "--detach", "--coordinators", "2", "--nodes", "2")
     try:
         source = aimesh.state_dir / "addone"
         (source / "1").mkdir(parents=True)

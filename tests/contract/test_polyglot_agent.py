@@ -83,7 +83,7 @@ async def test_it_joins_serves_and_dies_as_any_other(mesh: Mesh, aimesh: Aimesh,
     for way in (f"xds:///{MODEL}", mesh.gateway):
         before = answered_here(aimesh)
         await ask(way, times=60)
-        await eventually(lambda before=before: answered_here(aimesh) > before, what=f"the node's share through {way}")  # type: ignore[misc]
+        await eventually(lambda: answered_here(aimesh) > before, what=f"its share through {way}")  # noqa: B023
 
     os.kill(agent.pid, signal.SIGKILL)
     await eventually(lambda: state_of(aimesh) in ("SUSPECT", "DEAD"), what="the dead node's state SUSPECT")

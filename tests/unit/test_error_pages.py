@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ WITHOUT_A_LEAF = {0, 1, 130}
 PARTS = ("**Cause.** ", "**Check.** ", "**Do.** ")
 
 
+@cache
 def raised() -> dict[str, set[str]]:
     """Every reason that the code states, with the classes that it is stated for."""
     found: dict[str, set[str]] = {}

@@ -23,27 +23,24 @@ Dns = Annotated[list[str] | None, typer.Option("--dns", help="A host name at whi
 
 
 @app.command()
-def init(directory: Directory = Path("ca")) -> None:
+def init(directory: Directory = Path("ca"), as_json: Json = False) -> None:
     """Make an authority, the key that signs API keys, and an administrator's certificate.
 
     Who has DIR/ca.key can pass for anyone: keep the directory off the mesh's machines, or on one coordinator.
 
     Example: [bold]aimesh ca init --dir ca && aimesh --tls-dir ca/admin status[/bold]
     """
-    from datetime import timedelta
-
     from meshkit.certificates import CERTIFICATE_LIFETIME, make_names
     from meshkit.tls import Identity
-    from tools.certificates import create_authority, issue
-    from tools.cli.output import console
+    from tools.certificates import API_KEYS, CA_CERT, CA_KEY, JWKS, create_authority, issue
+    from tools.cli.output import console, print_json
 
     create_authority(directory)
-    issue(
-        directory,
-        make_names(Identity("admin", "admin"), (), ()),
-        timedelta(days=CERTIFICATE_LIFETIME.days),
-        directory / "admin",
-    )
+    issue(directory, make_names(Identity("admin", "admin"), (), ()), CERTIFICATE_LIFETIME, directory / "admin")
+    if as_json:
+        made = {"ca": CA_CERT, "ca_key": CA_KEY, "key_file": API_KEYS, "jwks": JWKS, "admin": "admin"}
+        print_json({name: str(directory / file) for name, file in made.items()})
+        return
     console().print(
         f"Made an authority in {directory}:\n"
         "  ca.pem, ca.key   the authority; every machine needs ca.pem, nobody else ca.key\n"
@@ -66,6 +63,7 @@ def issue_(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where ca.pem, cert.pem and key.pem go; DIR/ROLE-NAME.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Issue a certificate, with a new key.
 
@@ -74,12 +72,16 @@ def issue_(
     from datetime import timedelta
 
     from meshkit.certificates import make_names
+    from meshkit.credentials import FILES
     from tools.certificates import issue
-    from tools.cli.output import console
+    from tools.cli.output import console, print_json
 
     names = make_names(_identity(role, name), ip or (), dns or ())
     where = out or directory / f"{role}-{name}"
     issue(directory, names, timedelta(days=days), where)
+    if as_json:
+        print_json({**described(_certificate(where / FILES["cert"])), **written(where)})
+        return
     console().print(f"Wrote ca.pem, cert.pem and key.pem for {names.identity.uri} to {where}.", soft_wrap=True)
 
 
@@ -94,7 +96,7 @@ def show(
     """
     from tools.cli.output import console, print_json
 
-    found = _described(_certificate(file))
+    found = described(_certificate(file))
     if as_json:
         print_json(found)
         return
@@ -106,6 +108,7 @@ def show(
 def renew(
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The process's configuration.")],
     role: Annotated[str, typer.Option(help="Its table in it: agent or coordinator.")] = "agent",
+    as_json: Json = False,
     state_dir: StateDir = None,
 ) -> None:
     """Replace a process's certificate, with a new key, through a coordinator. The process takes it up by itself.
@@ -113,12 +116,22 @@ def renew(
     Example: [bold]AIMESH_COORDINATORS=10.0.0.1:8503 aimesh ca renew --config /etc/aimesh/agent.toml[/bold]
     """
     from tools.cli.client import run
-    from tools.cli.output import console
+    from tools.cli.output import console, print_json
     from tools.cli.renewal import renew_files, tls_of
 
     tls, addresses = tls_of(config, role)
     certificate = run(renew_files(tls, addresses, state_dir))
-    console().print(f"Renewed {tls.cert}: valid until {_described(certificate)['until']}.", soft_wrap=True)
+    if as_json:
+        print_json({**described(certificate), "cert": str(tls.cert), "key": str(tls.key)})
+        return
+    console().print(f"Renewed {tls.cert}: valid until {described(certificate)['until']}.", soft_wrap=True)
+
+
+def written(out: Path) -> dict[str, str]:
+    """The files of a new identity in a directory, by what they are."""
+    from meshkit.credentials import FILES
+
+    return {kind: str(out / file) for kind, file in FILES.items()}
 
 
 def _identity(role: str, name: str) -> Any:
@@ -147,7 +160,8 @@ def _certificate(file: Path) -> x509.Certificate:
         raise NotFoundError(f"cannot read {file}: {error.strerror}") from None
 
 
-def _described(certificate: x509.Certificate) -> dict[str, Any]:
+def described(certificate: x509.Certificate) -> dict[str, Any]:
+    """What people want to know of a certificate."""
     from cryptography.hazmat.primitives.hashes import SHA256
 
     from meshkit.certificates import names_of

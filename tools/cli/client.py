@@ -38,8 +38,12 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 @asynccontextmanager
 async def connect(mesh: Mesh, what: Literal["coordinator", "gateway"]) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to the gateway, or to the coordinator that accepts first. Raises UnavailableError when none does."""
-    addresses = mesh.coordinators if what == "coordinator" else (require_gateway(mesh),)
+    """A channel to the gateway, or to the coordinator that accepts first. Raises UnavailableError when none does.
+
+    Coordinators ask callers for a certificate. Who has only a key reaches them through the gateway.
+    """
+    only_key = mesh.credentials.ca is not None and mesh.credentials.cert is None and mesh.gateway != ""
+    addresses = mesh.coordinators if what == "coordinator" and not only_key else (require_gateway(mesh),)
     channels = [mesh.credentials.channel(address) for address in addresses]
     try:
         chosen = await _first_ready(channels)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tools.cli.options import Json
+
 
 def enroll(
     coordinator: Annotated[str, typer.Option(metavar="HOST:PORT", help="A coordinator's enrolment port.")],
@@ -21,6 +23,7 @@ def enroll(
         list[str] | None, typer.Option("--ip", help="An address at which others reach this machine. Any number.")
     ] = None,
     dns: Annotated[list[str] | None, typer.Option("--dns", help="A host name of this machine. Any number.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Get this machine's first certificate with a join token. Its key is made here and never leaves it.
 
@@ -31,8 +34,9 @@ def enroll(
     from meshkit.errors import InvalidInputError, NotFoundError
     from meshkit.tls import Identity
     from tools.cli import renewal
+    from tools.cli.ca import described, written
     from tools.cli.client import run
-    from tools.cli.output import console
+    from tools.cli.output import console, print_json
 
     token = token or os.environ.get("AIMESH_JOIN_TOKEN", "")
     if not token:
@@ -45,6 +49,9 @@ def enroll(
         raise NotFoundError(f"cannot read {ca}: {error.strerror}", hint="copy ca.pem from the authority") from None
     names = make_names(Identity("node", node_id), ip or (), dns or ())
     certificate = run(renewal.enroll(coordinator, authority, token, names, out))
+    if as_json:
+        print_json({**described(certificate), **written(out)})
+        return
     console().print(
         f"Wrote ca.pem, cert.pem and key.pem for {names.identity.uri} to {out}, valid until "
         f"{certificate.not_valid_after_utc:%Y-%m-%d}.\n"

@@ -78,17 +78,22 @@ def list_(as_json: Json = False, state_dir: StateDir = None) -> None:
 
 
 @app.command()
-def revoke(name: Name, state_dir: StateDir = None) -> None:
-    """End an API key, everywhere within a second; calls that are being made with it end too.
+def revoke(name: Name, as_json: Json = False, state_dir: StateDir = None) -> None:
+    """End an API key, everywhere within a second.
+
+    Calls to coordinators that are being made with it end too; a stream to a model through the gateway goes on.
 
     Example: [bold]aimesh keys revoke ci[/bold]
     """
     from aimesh.identity.v1 import identity_pb2
     from tools.cli.client import run
     from tools.cli.identity import call
-    from tools.cli.output import console
+    from tools.cli.output import console, print_json
 
     run(call(state_dir, "RevokeKey", identity_pb2.RevokeKeyRequest(name=name)))
+    if as_json:
+        print_json({"name": name, "revoked": True})
+        return
     console().print(f"Key {name} is revoked.")
 
 

@@ -65,7 +65,7 @@ def _way(title: str, way: routing_pb2.Way) -> Iterator[RenderableType]:
 
 
 def _share(share: routing_pb2.Share) -> Iterator[Text]:
-    role = f"{share.percent:.3g} %" if share.percent else "fallback"
+    role = f"{share.percent:.3g} %"
     limit = f", at most {share.max_requests} in flight" if share.max_requests else ""
     yield Text(f"  {role:12}  {share.deployment} {share.version}, {share.balancer}{limit}")
     for each in share.endpoints:

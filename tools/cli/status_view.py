@@ -130,7 +130,7 @@ def _headline(mesh: Mesh, status: cluster_pb2.Status) -> Text:
     lines += [Text(f"etcd         {_with_pid(address, _etcd_pid(mesh, address))}") for address in status.etcd_endpoints]
     lines.append(Text(f"gateway      {_with_pid(mesh.gateway or 'unknown', _pid(mesh, 'gateway'))}"))
     nacks = [sub.nack for client in status.xds_clients for sub in client.subscriptions if sub.nack]
-    lines.append(Text(f"xds clients  {len(status.xds_clients)}"))
+    lines.append(Text(f"xds clients  {len(status.xds_clients)} at the coordinator that was asked"))
     lines += [Text(f"refused      {nack}", "bold red") for nack in nacks]
     return Text("\n").join(lines)
 
@@ -194,7 +194,7 @@ def _state_detail(entry: cluster_pb2.NodeStatus, state: str) -> str:
     if state in ("SUSPECT", "DEAD") and entry.node.probe:
         said = enum_name(membership_pb2.Probe.DESCRIPTOR, entry.node.probe).lower()
         return f"agent silent, Triton {said}" if state == "SUSPECT" else f"Triton {said}"
-    return entry.node.report.triton.message if state == "JOINING" else ""
+    return entry.node.report.triton.message if state in ("JOINING", "READY") else ""
 
 
 def _triton_address(node: membership_pb2.Node) -> str:

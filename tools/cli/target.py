@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshkit.credentials import ClientCredentials
@@ -48,8 +48,9 @@ def find_mesh(state_dir: Path | None, environ: Mapping[str, str] | None = None) 
             f"no mesh runs in {local}", hint=f"start one: aimesh up --detach{flag}", reason="MESH_NOT_RUNNING"
         )
     own = record.layout.client_tls_dir
-    if own is not None and shown == ClientCredentials():
-        shown = ClientCredentials.from_directory(own)
+    if own is not None and shown.ca is None:
+        kept = ClientCredentials.from_directory(own)
+        shown = replace(kept, api_key=shown.api_key or kept.api_key)
     return Mesh(record.layout.coordinators, record.layout.gateway, local, record, shown)
 
 

@@ -86,7 +86,9 @@ def list_(as_json: Json = False, state_dir: StateDir = None) -> None:
 
 @app.command()
 def revoke(
-    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id: t-...")], state_dir: StateDir = None
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id: t-...")],
+    as_json: Json = False,
+    state_dir: StateDir = None,
 ) -> None:
     """End a join token.
 
@@ -95,9 +97,12 @@ def revoke(
     from aimesh.identity.v1 import identity_pb2
     from tools.cli.client import run
     from tools.cli.identity import call
-    from tools.cli.output import console
+    from tools.cli.output import console, print_json
 
     run(call(state_dir, "RevokeJoinToken", identity_pb2.RevokeJoinTokenRequest(id=token_id)))
+    if as_json:
+        print_json({"id": token_id, "revoked": True})
+        return
     console().print(f"Token {token_id} is revoked.")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meshkit.certificates import ETCD_CLIENT, ETCD_MEMBER
 from meshkit.credentials import FILES
 from tools.certificates import API_KEYS, CA_KEY, JWKS
 from tools.local.layout import Layout, Share, to_toml
@@ -83,8 +84,17 @@ def _etcd_argv(layout: Layout, index: int, binary: str) -> tuple[str, ...]:
 
 
 def _etcd_tls(layout: Layout, name: str) -> tuple[str, ...]:
-    """Members and clients show certificates of the mesh's authority; etcd reads the files at each handshake."""
+    """Coordinators and members show certificates of the mesh's authority; etcd reads the files at each handshake."""
     files = _tls_table(layout, name)
+    return (
+        # The authority signs nodes and gateways too, and who reaches etcd can do everything.
+        f"--client-cert-allowed-hostname={ETCD_CLIENT}",
+        f"--peer-cert-allowed-hostname={ETCD_MEMBER}",
+        *_etcd_files(files),
+    )
+
+
+def _etcd_files(files: dict[str, str]) -> tuple[str, ...]:
     return tuple(
         flag
         for link in ("", "peer-")

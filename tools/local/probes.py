@@ -12,6 +12,7 @@ import grpc.aio
 
 from aimesh.cluster.v1 import cluster_pb2, cluster_pb2_grpc
 from aimesh.membership.v1 import membership_pb2
+from meshkit.credentials import ClientCredentials
 from tools.local.layout import Layout
 from tools.local.pki import own_credentials
 from tools.local.record import MeshRecord, Part
@@ -125,9 +126,10 @@ def _get(layout: Layout, address: str, path: str) -> tuple[int, bytes]:
 
 
 def _connection(layout: Layout, address: str) -> http.client.HTTPConnection:
-    shown = own_credentials(layout)
-    if shown.cert is None:
+    if not layout.tls:
         return http.client.HTTPConnection(address, timeout=PROBE_TIMEOUT_S)
-    context = ssl.create_default_context(cafile=shown.ca)
-    context.load_cert_chain(shown.cert, shown.key)
+    member = ClientCredentials.from_directory(layout.tls_dir / layout.etcd_names[0])  # etcd takes no administrator's
+    assert member.cert is not None
+    context = ssl.create_default_context(cafile=member.ca)
+    context.load_cert_chain(member.cert, member.key)
     return http.client.HTTPSConnection(address, timeout=PROBE_TIMEOUT_S, context=context)

@@ -22,7 +22,10 @@ class Models {
   infer(request) {
     const started = process.hrtime.bigint();
     const model = this.loaded.get(request.model_name);
-    if (!model) throw Object.assign(new Error(`model '${request.model_name}' is not loaded`), { code: grpc.status.NOT_FOUND });
+    if (!model) {
+      const error = new Error(`model '${request.model_name}' is not loaded`);
+      throw Object.assign(error, { code: grpc.status.NOT_FOUND });
+    }
     const [input] = request.inputs;
     const raw = Buffer.from(request.raw_input_contents[0]);
     for (let at = 0; at < raw.length; at += 4) raw.writeFloatLE(raw.readFloatLE(at) + 1, at);

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import functools
 import contextlib
 import os
 import sqlite3
+import stat
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +62,10 @@ async def logged(running: RunningCoordinator, count: int) -> list[identity_pb2.A
 
     found: list[identity_pb2.AuditEvent] = await eventually(all_moved, what=f"{count} events in the log")
     return found
+
+
+async def _is_logged(running: RunningCoordinator, name: str) -> bool:
+    return any(event.sequence and f'"name": "{name}"' in event.after for event in await events(running))
 
 
 async def make_key(running: RunningCoordinator, name: str) -> None:
@@ -118,6 +126,7 @@ async def test_every_change_is_in_the_log(etcd: EtcdServer, tmp_path: Path) -> N
         ] * 3
         assert await events(running, actor="key:other") == []
         assert (await verify(running)).events == 8
+        assert stat.S_IMODE((tmp_path / "c1" / "audit.sqlite").stat().st_mode) == 0o600
         await member.leave()
 
 
@@ -147,9 +156,21 @@ async def test_an_event_that_was_touched_is_found(etcd: EtcdServer, tmp_path: Pa
                 database.execute(f"DROP TRIGGER aimesh_audit_no_{verb}")
             database.execute(change)
             database.commit()
-        with pytest.raises(grpc.aio.AioRpcError, match=first) as failure:
-            await verify(running)
-        assert failure.value.code() == grpc.StatusCode.DATA_LOSS
+        for late in ("e", "f"):  # nor is it hidden by what is logged since, of any length
+            with pytest.raises(grpc.aio.AioRpcError, match=first.strip(" ,")) as failure:
+                await verify(running)
+            assert failure.value.code() == grpc.StatusCode.DATA_LOSS
+            await make_key(running, late)
+            await eventually(partial(_is_logged, running, late), what="the event in the log")
+
+
+async def test_a_page_that_cannot_be_is_refused(etcd: EtcdServer, tmp_path: Path) -> None:
+    async with coordinator(etcd, tmp_path) as running:
+        for number in (-1, 2**63, 10**30):
+            token = base64.urlsafe_b64encode(str(number).encode()).decode()
+            request = identity_pb2.ListAuditEventsRequest(page_token=token)
+            code = await refused(identity(running).ListAuditEvents(request, timeout=15))
+            assert code == grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_leader_that_dies_between_log_and_etcd_loses_nothing_and_repeats_nothing(

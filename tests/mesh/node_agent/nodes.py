@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from meshkit.errors import AimeshError
 from meshkit.tls import TlsSettings
 from node_agent.main import Agent, build_agent
 from tests.mesh.node_agent.support import Coordinator, int32_answer, int32_request, settings_in
@@ -30,8 +31,19 @@ class Node:
     async def ask(self, name: str, *values: int) -> list[int]:
         return int32_answer(await self.agent.triton.client.infer(int32_request(name, *values), 20))
 
+    async def answers(self, name: str) -> bool:
+        """Whether a model gives an answer, right or wrong."""
+        try:
+            return bool(await self.ask(name, 1))
+        except AimeshError:
+            return False
+
     async def reaches(self, name: str, version: str, state: int) -> None:
         await eventually(lambda: self.coordinator.states().get((name, version)) == state)
+
+    def heard(self, name: str) -> set[str]:
+        """All that was ever said of a model."""
+        return {model.message for report in self.coordinator.reports for model in report.models if model.name == name}
 
     def tritons_lost(self, name: str) -> int:
         work = self.agent.models.work(name)

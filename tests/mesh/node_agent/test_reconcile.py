@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from aimesh.membership.v1 import membership_pb2
 from meshkit.errors import AimeshError
+from meshkit.failpoints import Armed
+from meshkit.process import ProcessId
 from node_agent.modelconfig import adapt_config, python_environment
 from node_agent.plan import FAILED, LOADING, READY, UNLOADING
 from tests.mesh.node_agent.nodes import Node, running_node
@@ -40,14 +43,16 @@ async def test_failures_say_why_and_do_not_touch_the_others(node: Node) -> None:
     await node.coordinator.assign(
         blobs.version("good", "1.0.0", add_model(1)),
         blobs.version("raises", "1.0.0", add_model(1, before="raise ValueError('no such weights')")),
+        blobs.version("killed", "1.0.0", add_model(1, before="__import__('os').kill(__import__('os').getpid(), 9)")),
         blobs.version("wrong", "1.0.0", add_model(1, request="raise RuntimeError('cannot run')")),
         blobs.version("untestable", "1.0.0", add_model(1), self_test="{}"),
         missing,
     )
-    for name in ("raises", "wrong", "untestable", "missing"):
+    for name in ("raises", "killed", "wrong", "untestable", "missing"):
         await node.reaches(name, "1.0.0", FAILED)
     await node.reaches("good", "1.0.0", READY)
-    assert "no such weights" in node.coordinator.message("raises")
+    assert node.heard("raises") >= {"ValueError: no such weights"}, "in one line, without a trace"
+    assert node.heard("killed") >= {"the model's process was killed, or crashed, while it loaded"}
     assert "cannot run" in node.coordinator.message("wrong")
     assert "KServe v2" in node.coordinator.message("untestable")
     assert "no blob" in node.coordinator.message("missing")
@@ -71,9 +76,9 @@ async def test_a_model_that_kills_triton_as_it_loads_leaves_the_others_alone(nod
     await node.reaches("good", "1.0.0", READY)
     kills = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
     await node.coordinator.assign(good, blobs.version("kills", "1.0.0", add_model(1, before=kills)))
-    await eventually(lambda: node.tritons_lost("kills") == 2)
+    await eventually(lambda: node.tritons_lost("kills") == 2, within_s=120)
+    await eventually(lambda: node.answers("good"))
     await node.reaches("good", "1.0.0", READY)
-    assert await node.ask("good", 1) == [2]
     assert "Triton went away while it loaded kills" in node.coordinator.message("kills")
     assert node.tritons_lost("kills") == 2, "it waits now, and the node serves"
 
@@ -206,3 +211,66 @@ async def test_strays_are_unloaded_also_when_nothing_was_ever_assigned(node: Nod
     await node.agent.triton.client.load("stray", 20)
     node.agent.models.assign(membership_pb2.Assignments())
     await eventually(lambda: not node.stubs("stray"), within_s=10)
+
+
+async def test_a_triton_that_is_silent_for_a_while_leaves_the_routes_and_comes_back_as_it_was(node: Node) -> None:
+    await node.coordinator.assign(node.coordinator.blobs.version("plus", "1.0.0", add_model(1)))
+    await node.reaches("plus", "1.0.0", READY)
+    before, stubs = node.agent.triton.status, node.stubs("plus")
+    os.kill(before.pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    await node.reaches("plus", "1.0.0", LOADING)
+    assert time.monotonic() - begun < 10, "long before it is given up"
+    assert node.coordinator.reports[-1].triton.message == "Triton runs and does not answer"
+    os.kill(before.pid, signal.SIGCONT)
+    await node.reaches("plus", "1.0.0", READY)
+    assert node.agent.triton.status == before
+    assert node.stubs("plus") == stubs, "not loaded anew"
+
+
+async def test_a_stub_that_never_lets_its_last_request_go_is_ended_when_its_version_is_replaced(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node_agent.steps._STUB_EXIT_S", 0.5)
+    blobs, asked = node.coordinator.blobs, node.blobs.parent / "asked"
+    stuck = f"open('{asked}', 'w').close(); time.sleep(3600)"
+    await node.coordinator.assign(blobs.version("plus", "1.0.0", add_model(1, request=stuck), self_test=""))
+    await node.reaches("plus", "1.0.0", READY)
+    stuck_stub = ProcessId.of(node.stubs("plus")[0].pid)
+    for_ever = asyncio.create_task(node.ask("plus", 1))
+    await eventually(asked.exists)
+    await node.coordinator.assign(blobs.version("plus", "2.0.0", add_model(2)))
+    await node.reaches("plus", "2.0.0", READY)
+    await eventually(lambda: not stuck_stub.alive())
+    with pytest.raises(AimeshError):
+        await for_ever
+    assert await node.ask("plus", 1) == [3]
+    assert len(node.stubs("plus")) == 1
+
+
+async def test_work_that_is_cancelled_before_it_begins_is_over(node: Node) -> None:
+    version = node.coordinator.blobs.version("plus", "1.0.0", add_model(1))
+    await eventually(lambda: node.agent.triton.status.ready)
+    node.agent.models.assign(membership_pb2.Assignments(revision=1, models=[version]))
+    node.agent.models.assign(membership_pb2.Assignments(revision=2))
+    await eventually(lambda: node.agent.models.work("plus") is None)
+    node.agent.models.assign(membership_pb2.Assignments(revision=3, models=[version]))
+    await node.reaches("plus", "1.0.0", READY)
+
+
+async def test_a_full_disk_is_named_and_waited_for(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch = node.blobs.parent / "failpoints"
+    monkeypatch.setattr("meshkit.blobs.failpoint", Armed(f"@{switch}"))
+    blobs = node.coordinator.blobs
+    good, big = blobs.version("good", "1.0.0", add_model(1)), blobs.version("big", "1.0.0", add_model(2))
+    await node.coordinator.assign(good)
+    await node.reaches("good", "1.0.0", READY)
+    switch.write_text("blob.append=nospace")
+    await node.coordinator.assign(good, big)
+    await node.reaches("big", "1.0.0", FAILED)
+    size = big.files[0].size
+    assert f"no space left on the disk of {node.blobs}: a file of {size} bytes" in node.coordinator.message("big")
+    assert list((node.blobs.parent / "partial").iterdir()) == []
+    assert await node.ask("good", 1) == [2]
+    switch.unlink()
+    await node.reaches("big", "1.0.0", READY)

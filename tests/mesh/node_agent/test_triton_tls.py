@@ -80,7 +80,7 @@ async def test_triton_answers_those_with_a_certificate_only_and_takes_a_renewed_
         triton.now = lambda: datetime.now(UTC) + timedelta(minutes=58)
         await eventually(lambda: coordinator.reports[-1].triton.pid not in (0, first))
         await eventually(lambda: coordinator.states().get(("plus", "1.0.0")) == READY)
-        assert "started anew for its renewed certificate" in " ".join(r.triton.message for r in coordinator.reports)
+        assert "started anew for its renewed certificates" in " ".join(r.triton.message for r in coordinator.reports)
         assert coordinator.reports[-1].triton.message == "", "nothing more is planned"
         assert int32_answer(await triton.client.infer(int32_request("plus", 1), 20)) == [2]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.systemd.host import ROLES, RoleName
-from tools.systemd.plan import unit_text
+from tools.systemd.host import DEFAULT_PORTS, ROLES, Host, RoleName
+from tools.systemd.plan import plan_install, unit_text
 
 MOST_EXPOSED = {"agent": 24, "coordinator": 13, "gateway": 13, "etcd": 13}
 """Limit on each unit's exposure in systemd's count from 0 to 100: docs/operations/systemd.md states it."""
@@ -45,8 +45,15 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_systemd_has_nothing_to_say_against_it(unit: Path) -> None:
-    done = analyze("verify", "--man=no", unit)
+@pytest.mark.parametrize("role", ROLES)
+def test_systemd_has_nothing_to_say_against_its_units(role: RoleName, tmp_path: Path) -> None:
+    host = Host(role, "a", "10.0.0.1", DEFAULT_PORTS[role])
+    units = []
+    for file in plan_install(host, sys.executable, drain_s=30).files:
+        if file.path.endswith((".service", ".timer")):
+            units.append(tmp_path / Path(file.path).name)
+            units[-1].write_text(file.text)
+    done = analyze("verify", "--man=no", *units)
     assert (done.returncode, done.stderr) == (0, "")
 
 

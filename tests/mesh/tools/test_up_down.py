@@ -82,6 +82,8 @@ def test_a_mesh_comes_back_after_any_kill(mesh: Aimesh) -> None:
     assert supervisor is not None
     os.kill(supervisor.pid, signal.SIGKILL)
     until(lambda: not mesh.record.supervised)
+    os.kill(mesh.record.processes["node-1"].pid, signal.SIGKILL)
+    assert mesh.adds(), "Triton serves without its agent"
     mesh.run("down")
     mesh.hold_gone()
 
@@ -105,6 +107,7 @@ def test_two_meshes_live_side_by_side(new_mesh: Callable[[str], Aimesh]) -> None
 
 def test_a_part_that_dies_is_started_again(mesh: Aimesh) -> None:
     mesh.run("up", "--detach")
+    triton = mesh.json("status")["nodes"][0]["triton_pid"]
     for name in ("coordinator", "node-1"):
         old = mesh.record.processes[name]
         os.kill(old.pid, signal.SIGKILL)
@@ -112,6 +115,7 @@ def test_a_part_that_dies_is_started_again(mesh: Aimesh) -> None:
     pid = mesh.record.processes["node-1"].pid
     until(lambda: [(node["state"], node["pid"]) for node in mesh.json("status")["nodes"]] == [("READY", pid)])
     until(lambda: {part.state for part in mesh.record.parts.values()} == {"ready"})
+    assert mesh.json("status")["nodes"][0]["triton_pid"] == triton, "the next agent goes on with the same Triton"
 
 
 def test_a_start_that_fails_shows_the_log_and_leaves_nothing(mesh: Aimesh) -> None:

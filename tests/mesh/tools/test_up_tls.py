@@ -40,6 +40,7 @@ async def test_a_mesh_with_tls(secure: Aimesh) -> None:
     _people_and_programs(secure)
     await _strangers(secure)
     _keys(secure)
+    await _from_where(secure)
     audit = secure.json("audit", "verify")
     assert audit["events"] >= 3, audit
 
@@ -78,9 +79,30 @@ def _keys(mesh: Aimesh) -> None:
     client = tritonclient.grpc.InferenceServerClient(mesh.record.layout.gateway, ssl=True, root_certificates=authority)
     headers = {"authorization": f"Bearer {key}"}
     until(lambda: _opens(client, headers))
+    assert _status(mesh, f"/v2?access_token={key}") == HTTPStatus.UNAUTHORIZED, "the query is logged"
     mesh.run("keys", "revoke", "bob")
     until(lambda: not _opens(client, headers), within_s=2.0)
     client.close()
+
+
+def _status(mesh: Aimesh, path: str) -> int:
+    context = ssl.create_default_context(cafile=mesh.record.layout.tls_dir / "ca.pem")
+    with contextlib.closing(http.client.HTTPSConnection(mesh.record.layout.gateway, context=context)) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().status
+
+
+async def _from_where(mesh: Aimesh) -> None:
+    """The audit log has the address of whoever calls through the gateway, not the one that it says."""
+    key = mesh.run("keys", "create", "eve", "--scope", "admin").stdout.splitlines()[0].strip()
+    seen_by = ClientCredentials(ca=mesh.record.layout.tls_dir / "ca.pem", api_key=key)
+    async with seen_by.channel(mesh.record.layout.gateway) as channel:
+        stub = identity_pb2_grpc.IdentityServiceStub(channel)
+        request = identity_pb2.CreateKeyRequest(name="made-by-eve", scopes=[scope_pb2.SCOPE_READ])
+        await stub.CreateKey(request, timeout=15, metadata=(("x-forwarded-for", "192.0.2.66"),))
+    (event,) = mesh.json("audit", "list", "--actor", "key:eve")
+    assert "192.0.2.66" not in event["peer"]
+    assert event["peer"].endswith("through gateway gateway")
 
 
 def _opens(client: tritonclient.grpc.InferenceServerClient, headers: dict[str, str]) -> bool:

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from meshkit.certificates import (
+    ETCD_CLIENT,
+    ETCD_MEMBER,
     Authority,
     Names,
     key_pem,
@@ -50,6 +52,23 @@ def test_a_certificate_ends_no_later_than_its_authority() -> None:
     names = Names(Identity("node", "n1"))
     issued = parse_certificate(authority.issue(names, new_key().public_key(), NOW, timedelta(days=90)))
     assert issued.not_valid_after_utc == NOW + timedelta(days=10)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_only_coordinators_and_members_have_the_names_that_etcd_asks_for(role: Role) -> None:
+    names = make_names(Identity(role, "x-1"), (), ["host.example"])
+    issued = parse_certificate(Authority.create(NOW).issue(names, new_key().public_key(), NOW, timedelta(days=1)))
+    hosts = issued.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    of_role = {"coordinator": [ETCD_CLIENT], "etcd": [ETCD_CLIENT, ETCD_MEMBER]}
+    assert hosts.get_values_for_type(x509.DNSName) == ["host.example", *of_role.get(role, [])]
+
+
+@pytest.mark.parametrize("host", [ETCD_CLIENT, ETCD_MEMBER.upper(), f"{ETCD_CLIENT}.", "*.etcd.aimesh.internal"])
+def test_nobody_can_ask_for_those_names(host: str) -> None:
+    with pytest.raises(InvalidInputError, match="come with a role"):
+        make_names(Identity("node", "n1"), (), [host])
+    with pytest.raises(InvalidInputError, match="come with a role"):
+        read_request(request(new_key(), Names(Identity("node", "n1"), (), (host,))))
 
 
 def test_names_cover_only_what_they_have() -> None:

@@ -58,3 +58,13 @@ def test_bad_values_are_named(tmp_path: Path, text: str, said: str) -> None:
 @pytest.mark.parametrize("address", ["10.0.0.1", "fd00::7"])
 def test_an_address_is_an_ip(tmp_path: Path, address: str) -> None:
     assert _load(tmp_path, f'{_REQUIRED}address = "{address}"\n').address == address
+
+
+@pytest.mark.parametrize("key", ['address = "10.0.0.7"', '[agent.triton]\nlisten = "0.0.0.0"'])
+def test_other_machines_reach_triton_over_tls_only(tmp_path: Path, key: str) -> None:
+    _load(tmp_path, _REQUIRED).check_bindings()
+    with pytest.raises(InvalidInputError, match="without TLS"):
+        _load(tmp_path, _REQUIRED + key).check_bindings()
+    _load(tmp_path, _REQUIRED + "insecure = true\n" + key).check_bindings()
+    tls = '\n[agent.tls]\nca = "/ca"\ncert = "/cert"\nkey = "/key"\n'
+    _load(tmp_path, _REQUIRED + key + tls).check_bindings()

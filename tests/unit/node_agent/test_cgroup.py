@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from node_agent.capacity import HostFacts, capacity_of
-from node_agent.cgroup import CgroupLimits, parse_membership, parse_stat, read_limits, read_memory_used
+from node_agent.cgroup import CgroupLimits, parse_membership, parse_stat, read_limits, read_memory_used, read_oom_kills
 from node_agent.gpus import GpuInventory
 from node_agent.settings import AgentSettings
 
@@ -88,3 +88,12 @@ def test_this_machine_can_be_read(tmp_path: Path) -> None:
     host = HostFacts.read(tmp_path)
     assert host.affinity_cores >= 1
     assert host.memory_bytes > 0
+
+
+def test_kills_for_want_of_memory_are_counted(tmp_path: Path) -> None:
+    _write(
+        tmp_path,
+        {"self": "0::/a\n", "fs/a/memory.events": "oom 3\noom_kill 2\n", "vmstat": "nr_free_pages 9\noom_kill 5\n"},
+    )
+    assert read_oom_kills(tmp_path / "fs", tmp_path / "self", tmp_path / "vmstat") == 7
+    assert read_oom_kills(tmp_path / "none", tmp_path / "none", tmp_path / "none") == 0

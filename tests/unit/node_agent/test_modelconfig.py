@@ -5,8 +5,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from aimesh.registry.v1 import registry_pb2
+from aimesh.routing.v1 import routing_pb2
 from meshkit.errors import InvalidInputError, PreconditionError
-from node_agent.modelconfig import adapt_config, render_config
+from node_agent.modelconfig import KEY, Extras, adapt_config, render_config, scheduling_note
 
 
 def _parse(text: str) -> model_config_pb2.ModelConfig:
@@ -98,6 +99,36 @@ def test_the_users_config_keeps_all_but_name_and_environment() -> None:
 
 def test_other_backends_get_no_environment() -> None:
     assert not _parse(adapt_config('backend: "onnxruntime"', "m", "/venv")).parameters
+
+
+def test_scheduling_goes_to_the_queue_of_models_that_batch() -> None:
+    wanted = routing_pb2.Scheduling(priority_levels=3, max_queue_size=8)
+    wanted.queue_timeout.FromMilliseconds(250)
+    batching = _parse(render_config(_version(8), "/v", extras=Extras("key", wanted))).dynamic_batching
+    assert (batching.priority_levels, batching.default_priority_level) == (3, 3)
+    policy = batching.default_queue_policy
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (8, 250_000)
+    assert policy.allow_timeout_override
+    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+    own = "max_batch_size: 4 dynamic_batching { preferred_batch_size: [4] priority_levels: 9 }"
+    kept = _parse(adapt_config(own, "m", "", Extras("key", routing_pb2.Scheduling(max_queue_size=1))))
+    assert list(kept.dynamic_batching.preferred_batch_size) == [4], "what the deployment does not speak of"
+    assert kept.dynamic_batching.priority_levels == 0
+    assert kept.parameters[KEY].string_value == "key"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_batch_size: 0", "takes no batches"),
+        ("max_batch_size: 4 sequence_batching {}", "sequence_batching"),
+        ('platform: "ensemble" max_batch_size: 4', "ensemble"),
+    ],
+)
+def test_where_scheduling_cannot_go_it_is_left_out_and_said(text: str, said: str) -> None:
+    config = _parse(adapt_config(text, "m", "", Extras("", routing_pb2.Scheduling(max_queue_size=1))))
+    assert not config.HasField("dynamic_batching")
+    assert said in scheduling_note(config)
 
 
 def test_outside_a_virtual_environment_none_is_named() -> None:

@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from meshkit.errors import ConflictError, ExhaustedError, PreconditionError
 from meshkit.process import ProcessId
+from meshkit.tls import TlsSettings
 from node_agent.identity import hold_data_dir
 from node_agent.session import _after
 from node_agent.settings import AgentSettings, TritonSettings
@@ -45,6 +46,31 @@ def test_command_line() -> None:
         "--exit-timeout-secs=30",
     ):
         assert wanted in argv
+
+
+def test_with_tls_only_grpc_is_reachable_from_outside(tmp_path: Path) -> None:
+    tls = TlsSettings(ca=tmp_path / "ca", cert=tmp_path / "cert", key=tmp_path / "key")
+    argv = launch.command(_settings(tls=tls, triton={"listen": "10.0.0.7"}), Path("/t"), Path("/b"), "s3cret")
+    assert {"--grpc-address=10.0.0.7", "--http-address=127.0.0.1", "--metrics-address=127.0.0.1"} <= set(argv)
+    assert {"--grpc-use-ssl=1", "--grpc-use-ssl-mutual=1", f"--grpc-root-cert={tmp_path / 'ca'}"} <= set(argv)
+
+
+def test_a_fingerprint_tells_settings_and_files_apart(tmp_path: Path) -> None:
+    server, backends = tmp_path / "tritonserver", tmp_path / "backends"
+    server.write_text("1")
+    (backends / "python" / "__pycache__").mkdir(parents=True)
+    files = launch.TritonFiles(server, backends, None, ())
+    first = launch.fingerprint(_settings(), files, {"PATH": "a"})
+    assert launch.fingerprint(_settings(), files, {"PATH": "b"}) == first
+    (backends / "python" / "__pycache__" / "x.pyc").write_text("written by a run")
+    assert launch.fingerprint(_settings(), files, {}) == first
+    others = {
+        launch.fingerprint(_settings(drain_s=3.0), files, {}),
+        launch.fingerprint(_settings(), files, {"CUDA_VISIBLE_DEVICES": "1"}),
+    }
+    server.write_text("another")
+    others.add(launch.fingerprint(_settings(), files, {}))
+    assert len({first, *others}) == 4
 
 
 def test_environment_puts_our_libraries_first() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
+from aimesh.routing.v1 import routing_pb2
 from node_agent.gpuchoice import GpuShare
 from node_agent.plan import FAILED, FETCHING, LOADING, READY, UNLOADING
 from node_agent.work import ModelWork, Wanted
@@ -84,3 +85,24 @@ def test_while_one_version_replaces_another_both_take_gpu_memory() -> None:
     assert work.gpu_shares(2) == [GpuShare(1, 70)], "a Triton that died has given its memory back"
     work.now_serving(1)
     assert work.gpu_shares(1) == [GpuShare(1, 70)]
+
+
+def test_a_version_serves_on_while_it_is_loaded_with_another_scheduling() -> None:
+    work = ModelWork(_version("1.0.0"))
+    work.now_serving(1)
+    work.succeed(0.0)
+    work.renew(Wanted(_version("1.0.0"), routing_pb2.Scheduling(max_queue_size=1)), LOADING)
+    assert _seen(work, 1) == [("1.0.0", READY)]
+    assert "not yet as assigned" in work.statuses(1)[0].message
+    work.fail("no", 0.0)
+    assert _seen(work, 1) == [("1.0.0", READY)]
+    assert work.statuses(1)[0].message.endswith("no")
+    assert work.held().state == FAILED, "it is tried again all the same"
+    work.now_serving(1)
+    assert _seen(work, 1) == [("1.0.0", READY)], "also while it is tested again"
+    work.succeed(0.0)
+    assert work.statuses(1)[0].message == ""
+    work.loaded = None
+    work.renew(Wanted(_version("1.0.0")), LOADING)
+    work.now_serving(1)
+    assert _seen(work, 1) == [("1.0.0", LOADING)], "what was lost is tested before it serves"

@@ -15,7 +15,7 @@ from meshkit.settings import load_settings
 from node_agent.settings import AgentSettings
 from tools.gateway import GatewaySettings
 from tools.systemd.apply import apply_plan, at_root, run_command
-from tools.systemd.configs import config_text
+from tools.systemd.configs import config_text, credentials
 from tools.systemd.given import Given, plan_for
 from tools.systemd.host import ROLES, Host, RoleName, check, parse_cluster
 from tools.systemd.plan import Plan, PlannedFile, plan_install, unit_text
@@ -58,6 +58,23 @@ def test_a_coordinator_shows_etcd_a_certificate_of_etcds_own_authority() -> None
     table = tomllib.loads(config_text(COORDINATOR))["coordinator"]
     assert table["tls"]["ca"] == "/etc/aimesh/tls/coordinator/ca.pem"
     assert table["etcd"]["ca"] == "/etc/aimesh/tls/coordinator/etcd-ca.pem"
+
+
+def test_an_enrolling_coordinator_has_the_authoritys_key_and_asks_for_it() -> None:
+    host = check(replace(COORDINATOR, enroll=True))
+    table = tomllib.loads(config_text(host))["coordinator"]
+    assert (table["enroll_port"], table["auth"]["ca_key"]) == (8504, "/etc/aimesh/tls/coordinator/ca.key")
+    assert "ca.key" in credentials(host)
+    assert "ca.key" not in credentials(COORDINATOR)
+    with pytest.raises(InvalidInputError, match="has no TLS"):
+        check(replace(COORDINATOR, enroll=True, insecure=True))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_agents_and_coordinators_renew_their_certificates(role: RoleName) -> None:
+    timers = [path for path in texts(plan_install(HOSTS[role], "/x", 0)) if path.endswith("-renew.timer")]
+    assert bool(timers) is (role in ("agent", "coordinator"))
+    assert not any("renew" in path for path in texts(plan_install(replace(HOSTS[role], insecure=True), "/x", 0)))
 
 
 def test_loopback_needs_no_certificates() -> None:

@@ -592,15 +592,15 @@ class Triton(_message.Message):
     grpc_port: _builtins.int
     """Its KServe v2 gRPC port."""
     http_port: _builtins.int
-    """Its KServe v2 REST port."""
+    """Its KServe v2 REST port; 0 when other machines cannot reach it, as with TLS, which Triton's REST does not have."""
     metrics_port: _builtins.int
     """Its Prometheus port."""
     pid: _builtins.int
-    """Its process id; 0 when it is not this agent's child."""
+    """Its process id; 0 when the agent neither started nor adopted it."""
     version: _builtins.str
     """Its version."""
     message: _builtins.str
-    """Why it is not ready, for people; empty when it is."""
+    """Why it is not ready, or what is planned with it; for people."""
     def __init__(
         self,
         *,

@@ -158,8 +158,8 @@ class RoutePolicy(_message.Message):
 
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Deployments that take the requests, in this order, when no replica of this one can; at most 3. The gateway writes
-        their name into the request, so that their servers know it. Gateway only.
+        """Deployments that take the requests, in this order, while no replica of this one is ready; at most 3. The gateway
+        writes their name into the request, so that their servers know it. Gateway only.
         """
 
     @_builtins.property
@@ -1132,9 +1132,7 @@ class Share(_message.Message):
     version: _builtins.str
     """The version."""
     percent: _builtins.float
-    """Share of the requests that the rule takes, in percent. 0 for a fallback, which takes them when those before it
-    cannot.
-    """
+    """Share of the requests that the rule takes, in percent."""
     balancer: _builtins.str
     """How a replica is chosen."""
     max_requests: _builtins.int
