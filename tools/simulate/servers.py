@@ -27,7 +27,7 @@ from tools.simulate.plan import Plan
 
 _FIRST_PORT = 20_000
 _PR_SET_PDEATHSIG = 1
-_BROKE = re.compile(r"panic: |fatal error: |Traceback ")
+_BROKE = re.compile(r"panic: |fatal error: ")  # Go says first what broke, Python last
 _LINES = 20
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

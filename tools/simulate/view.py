@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from types import TracebackType
@@ -44,6 +45,7 @@ class PartsView:
         self._console = progress_console()
         self._bars: dict[str, TaskID] = {}
         self._finished: set[str] = set()
+        self._began = time.monotonic()
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         terminal = self._console.is_terminal
         self._progress = Progress(*columns, TimeElapsedColumn(), console=self._console, disable=not terminal)
@@ -66,7 +68,7 @@ class PartsView:
         if done >= total and part not in self._finished:
             self._finished.add(part)
             if self._progress.disable:
-                self._console.print(f"{total} {WORDS[part]}")
+                self._console.print(f"{time.monotonic() - self._began:6.1f} s  {total} {WORDS[part]}")
 
 
 def plain(report: Report) -> dict[str, Any]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
+import ssl
 import subprocess
 import sys
+from http import HTTPStatus
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,6 +17,8 @@ import pytest
 import tritonclient.grpc
 
 from aimesh.cluster.v1 import cluster_pb2, cluster_pb2_grpc
+from aimesh.identity.v1 import identity_pb2, identity_pb2_grpc, scope_pb2
+from meshkit.credentials import ClientCredentials
 from tests.mesh.tools.meshes import Aimesh, until
 
 _PROXYLESS = """
@@ -97,7 +104,7 @@ async def _from_where(mesh: Aimesh) -> None:
     key = mesh.run("keys", "create", "eve", "--scope", "admin").stdout.splitlines()[0].strip()
     seen_by = ClientCredentials(ca=mesh.record.layout.tls_dir / "ca.pem", api_key=key)
     async with seen_by.channel(mesh.record.layout.gateway) as channel:
-        stub = identity_pb2_grpc.IdentityServiceStub(channel)
+        stub: Any = identity_pb2_grpc.IdentityServiceStub(channel)
         request = identity_pb2.CreateKeyRequest(name="made-by-eve", scopes=[scope_pb2.SCOPE_READ])
         await stub.CreateKey(request, timeout=15, metadata=(("x-forwarded-for", "192.0.2.66"),))
     (event,) = mesh.json("audit", "list", "--actor", "key:eve")
