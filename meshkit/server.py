@@ -23,8 +23,12 @@ log = structlog.get_logger()
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+"""Limit on one message to a server of ours; blobs come in chunks of 1 MiB. It is taken in whole before anyone can ask
+who sends it, and through a gateway callers need no certificate."""
+
 _OPTIONS: list[tuple[str, int]] = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),

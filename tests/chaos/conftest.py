@@ -60,8 +60,13 @@ class Meshes:
         if self._runner is None:
             self._made += 1
             shape = Shape(agent={"disk_bytes": STORE_BYTES}, triton={"hang_timeout_s": HANG_TIMEOUT_S})
-            self._runner = Runner(self.folder / f"mesh-{self._made}", shape)
-            self.loop.run(self._runner.start())
+            runner = Runner(self.folder / f"mesh-{self._made}", shape)
+            try:
+                self.loop.run(runner.start())
+            except BaseException:
+                self.loop.run(runner.stop())
+                raise
+            self._runner = runner
         return self._runner
 
     def heal(self) -> None:

@@ -1,6 +1,7 @@
 """Every scenario of `scenarios.py`, on real processes under real load. `--chaos=all` runs the long ones too.
 
-The history of a scenario that fails is kept: its file is named in the failure. `make chaos` prints all figures.
+The history of a scenario that fails is kept: its file is named in the failure. What was measured is added to
+build/chaos/figures.jsonl.
 """
 
 from __future__ import annotations

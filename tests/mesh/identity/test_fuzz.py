@@ -8,11 +8,14 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from aimesh.identity.v1 import identity_pb2
+from meshkit.server import MAX_REQUEST_BYTES
 from tests.certificates import TestAuthority
 from tests.mesh.coordinator.conftest import coordinator
-from tests.mesh.identity.conftest import Secure
+from tests.mesh.identity.conftest import Secure, refused
 from tests.processes import EtcdServer, eventually
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -108,3 +111,10 @@ async def test_noise_as_arguments(secure: Secure) -> None:
             ]
             await asyncio.gather(*calls, return_exceptions=True)
     assert (await secure.status()).coordinators
+
+
+async def test_what_is_too_large_is_refused_before_it_is_taken_in(secure: Secure) -> None:
+    """A message is read before anyone is asked who he is: strangers at a gateway must not fill the memory."""
+    request = identity_pb2.RevokeKeyRequest(name="x" * (MAX_REQUEST_BYTES + 1))
+    stranger = secure.authority.issue("gateway", "g1")
+    assert await refused(secure.call("RevokeKey", request, stranger)) == grpc.StatusCode.RESOURCE_EXHAUSTED
