@@ -8,6 +8,7 @@ makes another one fetch what it had.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
@@ -20,6 +21,7 @@ from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from coordinator.mirror import Mirror
 from coordinator.peers import Peers
 from coordinator.state import State
+from meshkit.backoff import Backoff
 from meshkit.blobs import BlobStore
 from meshkit.errors import AimeshError, DeadlineError, NotFoundError
 from meshkit.grpc_errors import from_call
@@ -30,6 +32,8 @@ COPIES = 2
 MESSAGE_TIMEOUT_S = 10.0
 """How long another coordinator may take for the next chunk."""
 _PACE_S = 2.0
+_RETRY_S = 10.0
+"""Longest pause before what nobody could give, or what came damaged, is asked for again."""
 
 
 def owned(state: State, own_id: str) -> set[str]:
@@ -75,9 +79,10 @@ class BlobExchange:
         for address in self._peers.addresses():
             begun = False
             try:
-                async for chunk in self._download(address, digest, offset):
-                    begun = True
-                    yield chunk
+                async with contextlib.aclosing(self._download(address, digest, offset)) as chunks:
+                    async for chunk in chunks:
+                        begun = True
+                        yield chunk
             except AimeshError as error:
                 if begun:
                     raise
@@ -89,14 +94,19 @@ class BlobExchange:
     async def run(self) -> None:
         """Fetches what this coordinator is to hold and does not, until cancelled; tries again what failed."""
         done: tuple[Any, Any] | None = None
+        backoff = Backoff(first_s=_PACE_S, most_s=_RETRY_S)
+        wait = _PACE_S
         while True:
-            await asyncio.sleep(_PACE_S)
+            await asyncio.sleep(wait)
             state = self._mirror.state
             if done is not None and state.versions is done[0] and state.coordinators is done[1]:
                 continue
             missing = sorted(owned(state, self._own_id) - self._blobs.held())
             fetched = [await self._fetch(digest) for digest in missing]
             done = (state.versions, state.coordinators) if all(fetched) else None
+            wait = max(_PACE_S, backoff.next_delay()) if done is None else _PACE_S
+            if done is not None:
+                backoff.reset()
 
     async def _fetch(self, digest: str) -> bool:
         """Whether the blob is here now."""
@@ -104,8 +114,9 @@ class BlobExchange:
             return False
         self.busy.add(digest)
         try:
-            async for chunk in self.relay(digest, self._blobs.received(digest)):
-                await asyncio.to_thread(self._blobs.append, digest, chunk)
+            async with contextlib.aclosing(self.relay(digest, self._blobs.received(digest))) as chunks:
+                async for chunk in chunks:
+                    await asyncio.to_thread(self._blobs.append, digest, chunk)
             await asyncio.to_thread(self._blobs.commit, digest)
         except (AimeshError, OSError) as error:
             log.warning("blob.not_copied", digest=digest, reason=str(error))
@@ -130,7 +141,7 @@ class BlobExchange:
             raise DeadlineError(f"coordinator {address} sent nothing for {MESSAGE_TIMEOUT_S:g} s") from None
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
-                await self._peers.drop(address)
+                self._peers.drop(address)
             raise from_call(error) from None
         finally:
             call.cancel()

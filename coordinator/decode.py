@@ -45,7 +45,7 @@ def advance(state: State, revision: int, changes: Iterable[KeyValue]) -> State:
 def _read(change: KeyValue, read: Callable[[KeyValue], object]) -> object:
     try:
         return read(change)
-    except json_format.ParseError as error:
+    except (json_format.ParseError, UnicodeDecodeError) as error:
         raise DataLossError(
             f"etcd key {change.key} does not hold what it should: {error}",
             hint=f"repair it, or remove it: etcdctl del {change.key}",

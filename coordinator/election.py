@@ -86,11 +86,11 @@ class Election:
             raise UnavailableError(f"coordinator {me.id} registered twice at the same moment")
 
     async def _campaign(self) -> None:
-        """Takes the leader's key whenever nobody has it, and notices when it is another's."""
+        """Takes the leader's key whenever nobody has it, and notices when it is another's or was deleted."""
         async for state in self._mirror.changes():
-            if state.leader and state.leader != self._settings.id:
+            if state.leader != self._settings.id and state.revision >= self.term:
                 self._step_down()
-            elif not self.term:
+            if not self.term and state.leader in ("", self._settings.id):
                 self.term = await self._take_lead()
 
     async def _take_lead(self) -> int:
@@ -120,23 +120,28 @@ class Election:
         self.term = 0
 
     async def _renew(self) -> None:
-        """Renews the lease three times in its life. A leader that cannot renew for a whole lease stops leading."""
-        clock = asyncio.get_running_loop().time
-        renewed = clock()
+        """Renews the lease three times in its life. A leader that cannot renew for a whole lease stops leading.
+
+        One endpoint gets a third of that time: there must be some left for another when a member of etcd hangs.
+        """
+        clock, ttl = asyncio.get_running_loop().time, self._settings.leader_ttl_s
+        backoff, renewed, wait = Backoff(first_s=0.1, most_s=ttl / 3), clock(), ttl / 3
         while True:
-            await asyncio.sleep(self._settings.leader_ttl_s / 3)
+            await asyncio.sleep(wait)
             began = clock()
             try:
-                async with asyncio.timeout(self._settings.leader_ttl_s / 3):
-                    lapsed = await self._etcd.keep_alive([self._lease])
+                async with asyncio.timeout_at(max(renewed + ttl, began + ttl / 3)):
+                    lapsed = await self._etcd.keep_alive([self._lease], timeout_s=ttl / 3)
             except (UnavailableError, TimeoutError) as error:
                 log.warning("election.not_renewed", reason=str(error) or "no answer")
-                if clock() - renewed > self._settings.leader_ttl_s:
+                if clock() - renewed >= ttl:
                     raise _LapsedError("the lease could not be renewed in its time") from None
+                wait = backoff.next_delay()
                 continue
             if lapsed:
                 raise _LapsedError("the lease has lapsed")
-            renewed = began
+            backoff.reset()
+            renewed, wait = began, ttl / 3
 
 
 class _LapsedError(Exception):

@@ -176,8 +176,11 @@ class Etcd:
         except LeaseGoneError:
             return
 
-    async def keep_alive(self, leases: Sequence[int]) -> set[int]:
-        """Renews leases in one round trip. Gives those that have lapsed."""
+    async def keep_alive(self, leases: Sequence[int], timeout_s: float | None = None) -> set[int]:
+        """Renews leases in one round trip. Gives those that have lapsed.
+
+        Each endpoint is given timeout_s seconds, when that is less than the settings'.
+        """
 
         async def renew(channel: grpc.aio.Channel, options: dict[str, Any]) -> set[int]:
             stream = etcdrpc.LeaseStub(channel).LeaseKeepAlive(
@@ -185,7 +188,7 @@ class Etcd:
             )
             return {answer.ID async for answer in stream if answer.TTL <= 0}
 
-        return await self._call(renew) if leases else set()
+        return await self._call(renew, timeout_s) if leases else set()
 
     async def watch(self, prefix: str, after: int) -> AsyncGenerator[Batch, None]:
         """Changes below a prefix after a revision, for ever.
@@ -230,12 +233,15 @@ class Etcd:
     def _silence_s(self) -> float:
         return max(self._settings.timeout_s, 2 * PROGRESS_S)
 
-    async def _call(self, make: Callable[[grpc.aio.Channel, dict[str, Any]], Awaitable[Answer]]) -> Answer:
+    async def _call(
+        self, make: Callable[[grpc.aio.Channel, dict[str, Any]], Awaitable[Answer]], timeout_s: float | None = None
+    ) -> Answer:
         """One call with a deadline, at the current endpoint, then at each other one; logs in again when told to."""
+        most_s = min(self._settings.timeout_s, timeout_s or self._settings.timeout_s)
         failure: grpc.aio.AioRpcError | None = None
         for _ in range(len(self._channels) + 1):
             current = self._current
-            options = {"timeout": self._settings.timeout_s, "metadata": self._metadata()}
+            options = {"timeout": most_s, "metadata": self._metadata()}
             try:
                 return await make(self._channels[current], options)
             except grpc.aio.AioRpcError as error:

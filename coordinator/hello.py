@@ -9,6 +9,9 @@ from aimesh.membership.v1 import membership_pb2
 from meshkit.errors import InvalidInputError
 
 _NODE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_MOST_PORT = 65535
+_MOST_TEXT = 2000
+"""Characters kept of a model's message: etcd takes 1.5 MiB a write, and a node is written twice at once."""
 
 
 def check_hello(hello: membership_pb2.Hello) -> None:
@@ -26,6 +29,14 @@ def check_hello(hello: membership_pb2.Hello) -> None:
         ) from None
     if not hello.capacity.memory_bytes:
         raise InvalidInputError(f"node {hello.node_id}: hello.capacity.memory_bytes is 0")
+    check_report(hello.node_id, hello.report)
+
+
+def check_report(node_id: str, report: membership_pb2.ModelReport) -> None:
+    """Raises InvalidInputError for a port that does not exist: with one such endpoint a client refuses all of them."""
+    for field in ("grpc_port", "http_port", "metrics_port"):
+        if (port := getattr(report.triton, field)) > _MOST_PORT:
+            raise InvalidInputError(f"node {node_id}: report.triton.{field} is {port}, which is no port")
 
 
 def check_node_id(node_id: str) -> None:
@@ -56,9 +67,11 @@ def node_of(hello: membership_pb2.Hello, epoch: int, coordinator_id: str) -> mem
 
 
 def durable(report: membership_pb2.ModelReport) -> membership_pb2.ModelReport:
-    """The report without the progress of downloads, which changes too often for etcd."""
+    """The report without the progress of downloads, which changes too often for etcd, and with no endless message."""
     kept = membership_pb2.ModelReport()
     kept.CopyFrom(report)
     for model in kept.models:
         model.ClearField("bytes_done")
+        if len(model.message) > _MOST_TEXT:
+            model.message = model.message[:_MOST_TEXT]
     return kept

@@ -21,6 +21,8 @@ from meshkit.errors import UnavailableError
 log = structlog.get_logger()
 
 PACE_S = 0.5
+AT_ONCE = 100
+"""Keys deleted in one transaction: etcd takes 128 operations at most (--max-txn-ops)."""
 
 
 def condemned(state: State) -> list[membership_pb2.Node]:
@@ -64,14 +66,17 @@ class Judge:
     async def _act(self, state: State, fence: Created) -> None:
         if not self._grace():
             for node in condemned(state):
+                if self.mirror.state.braked:
+                    break  # many more have vanished since this began
                 await self._bury(node, fence)
         failed, forgiven = self._watch.observe(state, self.now())
         for failure in failed:
             key = keys.failure(failure.node_id, failure.name, failure.version)
             if await self.etcd.txn([fence], [Put(key, keys.encode(failure))]) is not None:
                 log.warning("replica.given_up", node=failure.node_id, model=failure.name, reason=failure.message)
-        if forgiven:
-            await self.etcd.txn([fence], [Delete(keys.failure(*key)) for key in forgiven])
+        for start in range(0, len(forgiven), AT_ONCE):
+            part = forgiven[start : start + AT_ONCE]
+            await self.etcd.txn([fence], [Delete(keys.failure(*key)) for key in part])
 
     def _grace(self) -> bool:
         """A new leader trusts every member for one lease: the nodes may be rejoining after a restart of everything."""

@@ -60,7 +60,7 @@ class Loads:
         except grpc.aio.AioRpcError as error:
             log.info("loads.not_told", coordinator=address, reason=error.details(), code=error.code().name)
             if error.code() is grpc.StatusCode.UNAVAILABLE:
-                await self._peers.drop(address)
+                self._peers.drop(address)
             return {}
         except PreconditionError as error:  # own certificate cannot be read
             log.warning("loads.not_asked", coordinator=address, reason=error.message)

@@ -29,13 +29,16 @@ class Peers:
             self._channels[address] = aio_channel(address, credentials=channel_credentials(self._tls))
         return self._channels[address]
 
-    async def drop(self, address: str) -> None:
-        """Forgets a channel that failed; the next one reads the certificates anew."""
-        channel = self._channels.pop(address, None)
-        if channel is not None:
-            await channel.close(None)
+    def drop(self, address: str) -> None:
+        """Forgets a channel that failed; the next one reads the certificates anew.
+
+        It is not closed: that would cancel the calls that others have on it, and with them the tasks that wait for
+        these. It goes with the last of its calls.
+        """
+        self._channels.pop(address, None)
 
     async def close(self) -> None:
         """Ends all of them."""
-        for address in list(self._channels):
-            await self.drop(address)
+        for channel in self._channels.values():
+            await channel.close(None)
+        self._channels.clear()

@@ -115,8 +115,10 @@ def _fill(roster: Roster, key: VersionKey, replicas: int) -> list[routing_pb2.Re
 def _spread(roster: Roster, version: registry_pb2.ModelVersion, most: int, *, again: bool = False) -> int:
     """Gives a version to at most so many nodes that can take it, the best first. To how many it did."""
     blobs, given = {file.digest for file in version.files}, 0
-    for slot in sorted(roster.slots.values(), key=lambda slot: slot.preference(blobs)) if most > 0 else ():
-        if given < most and limit(version, slot, new=True, again=again) is None:
+    for slot in roster.preferred(blobs) if most > 0 else ():
+        if given == most:
+            break
+        if limit(version, slot, new=True, again=again) is None:
             roster.take(slot, (version.name, version.version))
             given += 1
     return given

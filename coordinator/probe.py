@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from aimesh.membership.v1 import membership_pb2
 from meshkit.channel import aio_channel
+from meshkit.errors import PreconditionError, UnavailableError
 from meshkit.tls import TlsSettings, channel_credentials
 
 Probe: TypeAlias = membership_pb2.Probe.ValueType
@@ -33,17 +34,24 @@ class TritonProbe:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, node: membership_pb2.Node) -> Probe:
-        """What the node's Triton does, within twice the deadline once it is its turn."""
-        async with self._turns:
-            found = await self._ask(node)
-            return await self._ask(node) if found == membership_pb2.PROBE_SILENT else found
+        """What the node's Triton does, within twice the deadline once it is its turn.
 
-    async def _ask(self, node: membership_pb2.Node) -> Probe:
+        Raises UnavailableError when this coordinator cannot ask, which says nothing about the node.
+        """
+        async with self._turns:
+            try:
+                credentials = channel_credentials(self._tls)
+            except PreconditionError as error:
+                raise UnavailableError(f"Triton of node {node.id} cannot be asked: {error.message}") from None
+            found = await self._ask(node, credentials)
+            return await self._ask(node, credentials) if found == membership_pb2.PROBE_SILENT else found
+
+    async def _ask(self, node: membership_pb2.Node, credentials: grpc.ChannelCredentials | None) -> Probe:
         host = f"[{node.address}]" if ":" in node.address else node.address
         # A connection of its own: a shared one may be waiting out the failure of a question before.
         channel = aio_channel(
             f"{host}:{node.report.triton.grpc_port}",
-            credentials=channel_credentials(self._tls),
+            credentials=credentials,
             options=[("grpc.use_local_subchannel_pool", 1)],
         )
         try:

@@ -11,7 +11,7 @@ import structlog
 
 from aimesh.membership.v1 import membership_pb2
 from coordinator import keys
-from coordinator.etcd import Etcd, Unchanged
+from coordinator.etcd import Created, Etcd, Unchanged
 from coordinator.mirror import Mirror
 from coordinator.probe import Ask, Probe
 from coordinator.session import node_puts
@@ -66,7 +66,8 @@ class Prober:
     mirror: Mirror
     sessions: Sessions
     own_id: str
-    leads: Callable[[], bool]
+    term: Callable[[], int]
+    """This coordinator's term; 0 unless it leads."""
     ask: Ask
     now: Callable[[], float] = time.monotonic
     _orphaned: dict[tuple[str, int], float] = field(default_factory=dict, init=False)
@@ -79,29 +80,29 @@ class Prober:
             if self.mirror.frozen:
                 self._orphaned.clear()
                 continue
+            term = self.term()
             async with asyncio.TaskGroup() as tasks:
-                for node in self._due(self.mirror.state):
-                    tasks.create_task(self._ask_one(node))
+                for node in self._due(self.mirror.state, leads=bool(term)):
+                    tasks.create_task(self._ask_one(node, term))
 
-    def _due(self, state: State) -> list[membership_pb2.Node]:
-        leads, now = self.leads(), self.now()
+    def _due(self, state: State, *, leads: bool) -> list[membership_pb2.Node]:
+        now = self.now()
         lost = orphans(state, self.own_id, self.sessions.held(), leads=leads)
         self._orphaned = {(node.id, node.epoch): self._orphaned.get((node.id, node.epoch), now) for node in lost}
         waited = [node for node in lost if now - self._orphaned[node.id, node.epoch] >= ORPHAN_S]
         return [*silent_nodes(state, self.own_id, leads=leads), *waited]
 
-    async def _ask_one(self, node: membership_pb2.Node) -> None:
-        probe = await self.ask(node)
-        leased_only = node.state == membership_pb2.NODE_STATE_SUSPECT or node.id not in self.mirror.state.nodes
-        if probe == node.probe and leased_only:
-            return
+    async def _ask_one(self, node: membership_pb2.Node, term: int) -> None:
         try:
-            await self._record(node, probe)
+            probe = await self.ask(node)
+            leased_only = node.state == membership_pb2.NODE_STATE_SUSPECT or node.id not in self.mirror.state.nodes
+            if probe != node.probe or not leased_only:
+                await self._record(node, probe, term)
         except UnavailableError as error:
             log.warning("probe.not_written", node=node.id, reason=error.message)
 
-    async def _record(self, node: membership_pb2.Node, probe: Probe) -> None:
-        """Writes what was found, unless the node has changed since it was asked."""
+    async def _record(self, node: membership_pb2.Node, probe: Probe, term: int) -> None:
+        """Writes what was found, unless the node has changed since it was asked; as the leader in that term only."""
         session = self.sessions.held().get(node.id)
         if session is not None and session.node.epoch == node.epoch:
             if session.suspect:
@@ -122,6 +123,11 @@ class Prober:
             found.state = membership_pb2.NODE_STATE_SUSPECT
         under_lease, for_good = node_puts(found, held.lease)
         changes = [under_lease, for_good] if held.value is not None else [for_good]
-        guards = [Unchanged(node_key, held.mod_revision), Unchanged(member_key, known.mod_revision)]
+        guards: list[Unchanged | Created] = [
+            Unchanged(node_key, held.mod_revision),
+            Unchanged(member_key, known.mod_revision),
+        ]
+        if term:
+            guards.append(Created(keys.LEADER, term))
         if await self.etcd.txn(guards, changes) is not None:
             log.warning("node.probed", node=node.id, probe=membership_pb2.Probe.Name(probe))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from aimesh.membership.v1 import membership_pb2
@@ -64,6 +65,11 @@ class Roster:
     def __init__(self, state: State) -> None:
         self.state = state
         self.slots = _slots(state)
+        self._freest = sorted((-slot.memory_left, node_id) for node_id, slot in self.slots.items())
+        self._holders: defaultdict[str, set[str]] = defaultdict(set)
+        for node_id, slot in self.slots.items():
+            for digest in slot.node.report.blobs:
+                self._holders[digest].add(node_id)
         self._by_name: defaultdict[str, dict[str, Slot]] = defaultdict(dict)
         self._assigned: defaultdict[str, list[tuple[Slot, VersionKey]]] = defaultdict(list)
         for node_id, held in sorted(state.assignments.items()):
@@ -73,6 +79,12 @@ class Roster:
     def assigned(self, name: str) -> list[tuple[Slot, VersionKey]]:
         """Who was given a version of a name before, those that answer first, then by id."""
         return sorted(self._assigned[name], key=lambda found: (not self.serves(*found), found[0].id))
+
+    def preferred(self, blobs: Collection[str]) -> Iterator[Slot]:
+        """All nodes, those first that a version with these blobs is given to first; see Slot.preference."""
+        holders = {node_id for digest in blobs for node_id in self._holders.get(digest, ())}
+        yield from sorted((self.slots[node_id] for node_id in holders), key=lambda slot: slot.preference(blobs))
+        yield from (self.slots[node_id] for _, node_id in tuple(self._freest) if node_id not in holders)
 
     def of(self, name: str) -> list[Slot]:
         """Who has a version of a name now, by id."""
@@ -100,7 +112,7 @@ class Roster:
         if need.gpu_memory_bytes:
             gpu = max(range(len(slot.gpus_left)), key=slot.gpus_left.__getitem__)
             slot.gpus_left[gpu] -= need.gpu_memory_bytes
-        slot.memory_left -= need.memory_bytes
+        self._set_memory_left(slot, slot.memory_left - need.memory_bytes)
         slot.versions[key] = gpu
         self._by_name[key[0]][slot.id] = slot
 
@@ -109,9 +121,15 @@ class Roster:
         need, gpu = self.state.versions[key].requirements, slot.versions.pop(key)
         if gpu is not None:
             slot.gpus_left[gpu] += need.gpu_memory_bytes
-        slot.memory_left += need.memory_bytes
+        self._set_memory_left(slot, slot.memory_left + need.memory_bytes)
         if not any(name == key[0] for name, _ in slot.versions):
             del self._by_name[key[0]][slot.id]
+
+    def _set_memory_left(self, slot: Slot, memory_left: int) -> None:
+        """Keeps the freest in order: to sort all nodes for each version would be most of the work in a large mesh."""
+        del self._freest[bisect.bisect_left(self._freest, (-slot.memory_left, slot.id))]
+        slot.memory_left = memory_left
+        bisect.insort(self._freest, (-memory_left, slot.id))
 
 
 def limit(

@@ -10,8 +10,10 @@ from aimesh.membership.v1 import membership_pb2
 from coordinator import keys
 from coordinator.etcd import Put
 from coordinator.state import State
-from meshkit.errors import AimeshError, ConflictError, ExhaustedError, InvalidInputError
+from meshkit.errors import AimeshError, ConflictError, DeadlineError, ExhaustedError, InvalidInputError
 
+HELLO_S = 10.0
+"""How long a stream may say nothing before its first message."""
 Basis = tuple[int, tuple[bytes, ...]]
 """What an Assignments message was made from: the assignment's revision, and the scheduling of each of its models."""
 
@@ -49,6 +51,10 @@ class Session:
         if self.outgoing.full():
             self.outgoing.get_nowait()
         self.outgoing.put_nowait(None)
+
+    def told(self, state: State) -> bool:
+        """Whether the node's assignment is the one that was sent last."""
+        return self.sent is not None and self.sent[0] == state.assignment_revisions.get(self.node.id, 0)
 
     def assign(self, state: State) -> None:
         """Queues the node's assignments when they changed. A full queue ends the session: its agent reads no more."""
@@ -90,12 +96,15 @@ def state_of(session: Session, report: membership_pb2.ModelReport) -> membership
 
 
 async def first_hello(messages: AsyncIterator[membership_pb2.AgentMessage]) -> membership_pb2.Hello:
-    """The stream's first message. Raises InvalidInputError when it is something else."""
-    async for message in messages:
-        if message.WhichOneof("body") == "hello":
-            return message.hello
-        break
-    raise InvalidInputError("the first message of Join must be hello")
+    """The stream's first message. Raises InvalidInputError when it is something else, DeadlineError when none comes."""
+    try:
+        async with asyncio.timeout(HELLO_S):
+            message = await anext(messages, None)
+    except TimeoutError:
+        raise DeadlineError(f"no message of Join came within {HELLO_S:g} s", hint="send hello first") from None
+    if message is None or message.WhichOneof("body") != "hello":
+        raise InvalidInputError("the first message of Join must be hello")
+    return message.hello
 
 
 def refuse_second_agent(hello: membership_pb2.Hello, held: bytes) -> None:

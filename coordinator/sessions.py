@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import grpc
 import grpc.aio
@@ -20,7 +20,7 @@ import structlog
 from aimesh.membership.v1 import membership_pb2, membership_pb2_grpc
 from coordinator import keys
 from coordinator.etcd import Delete, Etcd, LeaseGoneError, Unchanged
-from coordinator.hello import check_hello, durable, node_of
+from coordinator.hello import check_hello, check_report, durable, node_of
 from coordinator.mirror import Mirror
 from coordinator.probe import Ask, Probe, TritonProbe
 from coordinator.session import Session, first_hello, node_puts, refuse_second_agent, state_of
@@ -33,6 +33,10 @@ log = structlog.get_logger()
 
 MISSED_HEARTBEATS = 3
 """So many intervals without a heartbeat make a node SUSPECT."""
+REVIVED_AT_ONCE = 32
+"""Lapsed leases renewed at the same time: after an outage of etcd, all must be before the first lapses again."""
+RENEWED_AT_ONCE = 100
+"""Leases in one call: a member of etcd that does not lead asks the leader for one after the other."""
 _JOIN_TRIES = 3
 """Other writes of the node's keys at the same moment that a join lives through."""
 
@@ -200,6 +204,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             if session.suspect:
                 await self.write(session)
         elif kind == "report":
+            check_report(session.node.id, message.report)
             session.report = message.report
             await self.write(session, durable(message.report))
         elif kind == "leaving":
@@ -259,12 +264,30 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             quiet = self._clock() - MISSED_HEARTBEATS * self._settings.heartbeat_interval_s
             live = [session for session in self._sessions.values() if session.last_seen >= quiet]
             try:
-                lapsed = await self._etcd.keep_alive([session.lease for session in live])
-                for session in live:
-                    if session.lease in lapsed:
-                        await self._revive(session)
+                lapsed = [
+                    gone
+                    for start in range(0, len(live), RENEWED_AT_ONCE)
+                    for gone in await self._renew(live[start : start + RENEWED_AT_ONCE])
+                ]
             except UnavailableError as error:
                 log.warning("leases.not_renewed", reason=error.message)
+                continue
+            turns = asyncio.Semaphore(REVIVED_AT_ONCE)
+            async with asyncio.TaskGroup() as tasks:
+                for session in lapsed:
+                    tasks.create_task(self._revive_in_turn(session, turns))
+
+    async def _renew(self, sessions: Sequence[Session]) -> list[Session]:
+        """Renews leases. The sessions whose lease has lapsed."""
+        lapsed = await self._etcd.keep_alive([session.lease for session in sessions])
+        return [session for session in sessions if session.lease in lapsed]
+
+    async def _revive_in_turn(self, session: Session, turns: asyncio.Semaphore) -> None:
+        async with turns:
+            try:
+                await self._revive(session)
+            except UnavailableError as error:
+                log.warning("lease.not_renewed", node=session.node.id, reason=error.message)
 
     async def _revive(self, session: Session) -> None:
         """Gives a live session whose lease lapsed (etcd was away, or this process stood still) a new one.
@@ -290,7 +313,11 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
         before = None
         async for state in self._mirror.changes():
             concerns = (state.assignments, state.deployments, state.versions)
-            if before is None or any(new is not old for new, old in zip(concerns, before, strict=True)):
-                before = concerns
-                for session in list(self._sessions.values()):
+            changed = (
+                [True] * 3 if before is None else [new is not old for new, old in zip(concerns, before, strict=True)]
+            )
+            before = concerns
+            for session in list(self._sessions.values()) if any(changed) else ():
+                # When only assignments changed, and not this node's, its message cannot have.
+                if any(changed[1:]) or not session.told(state):
                     session.assign(state)

@@ -85,14 +85,22 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
         """
         before = mirror.state
         for digest in self._blobs.held() - _referenced(before):
-            if time.time() - self._blobs.path(digest).stat().st_mtime > UPLOAD_GRACE_S:
-                log.info("blob.removed", digest=digest)
-                await asyncio.to_thread(self._blobs.discard, digest)
+            await self._remove(digest, older_than_s=UPLOAD_GRACE_S)
         async for state in mirror.changes():
             for digest in unused(before, state):
-                log.info("blob.removed", digest=digest)
-                await asyncio.to_thread(self._blobs.discard, digest)
+                await self._remove(digest)
             before = state
+
+    async def _remove(self, digest: str, older_than_s: float = 0.0) -> None:
+        """Removes a blob that came longer ago than that. One that the disk does not let go of stays until the start."""
+        try:
+            if older_than_s and time.time() - self._blobs.path(digest).stat().st_mtime <= older_than_s:
+                return
+            await asyncio.to_thread(self._blobs.discard, digest)
+        except OSError as error:
+            log.warning("blob.not_removed", digest=digest, reason=str(error))
+        else:
+            log.info("blob.removed", digest=digest)
 
     def _begin(self, head: artifacts_pb2.UploadBlobRequest) -> artifacts_pb2.UploadBlobRequest:
         received = self._blobs.received(head.digest)

@@ -13,6 +13,7 @@ from coordinator.api.nodes import NodeOrders
 from coordinator.api.routing import deployment_statuses
 from coordinator.loads import ByNode, Loads
 from coordinator.mirror import Mirror
+from coordinator.placing import placed
 from coordinator.sessions import Sessions
 from coordinator.state import State
 
@@ -72,6 +73,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
     async def _status(self) -> cluster_pb2.Status:
         loads = await self.loads()
         state = self.mirror.state
+        await placed(state)  # what the deployments' status asks for, without keeping everybody waiting
         status = cluster_pb2.Status(
             revision=state.revision,
             coordinators=_coordinators(state),

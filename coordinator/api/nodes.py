@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aimesh.cluster.v1 import cluster_pb2
 from aimesh.membership.v1 import membership_pb2
 from coordinator import keys
-from coordinator.etcd import Delete, Etcd, Put, Unchanged
+from coordinator.etcd import Created, Delete, Etcd, Put, Unchanged
 from coordinator.identity.outbox import Outbox
 from coordinator.mirror import Mirror
 from meshkit.errors import NotFoundError, PreconditionError, SupersededError
@@ -30,7 +30,9 @@ class NodeOrders:
         if held.value is None:
             order = keys.encode(cluster_pb2.DrainNodeRequest(node_id=node_id))
             event = await self.outbox.event(held.key, None, order)
-            await self._commit([Unchanged(held.key, 0)], [Put(held.key, order), event], node_id)
+            # The member's every change must not matter here; that it is forgotten at this moment does.
+            guards: list[Unchanged | Created] = [Unchanged(held.key, 0), Created(member.key, member.create_revision)]
+            await self._commit(guards, [Put(held.key, order), event], node_id)
 
     async def undrain(self, node_id: str) -> None:
         """Lets the node take replicas again. Raises NotFoundError."""
@@ -58,7 +60,9 @@ class NodeOrders:
         changes: list[Put | Delete] = [Delete(member.key), Delete(node.key), Delete(keys.drain(node_id)), event]
         await self._commit(guards, changes, node_id)
 
-    async def _commit(self, guards: Sequence[Unchanged], changes: Sequence[Put | Delete], node_id: str) -> None:
+    async def _commit(
+        self, guards: Sequence[Unchanged | Created], changes: Sequence[Put | Delete], node_id: str
+    ) -> None:
         revision = await self.etcd.txn(guards, changes)
         if revision is None:
             raise SupersededError(f"node {node_id} changed in the meantime", hint="try again")

@@ -55,9 +55,11 @@ def clusters(state: State) -> Iterator[cluster_pb2.Cluster]:
     """One gRPC and one REST cluster for each version of a deployment, those through which another deployment serves a
     deployment's requests, and those that belong to no model."""
     for name, version in _versions(state):
-        policy = state.deployments[name].policy
-        yield _model_cluster(grpc_cluster(name, version), policy, _http2())
-        yield _model_cluster(http_cluster(name, version), policy, _http1())
+        policy = state.deployments[name].policy.SerializeToString(deterministic=True)
+        for cluster, http in ((grpc_cluster(name, version), False), (http_cluster(name, version), True)):
+            made = cluster_pb2.Cluster()
+            made.CopyFrom(_own_cluster(cluster, policy, http=http))
+            yield made
     for _, deployment in sorted(state.deployments.items()):
         yield from _borrowed_clusters(state, deployment)
     yield _plain_cluster(ANY_NODE, _http2())
@@ -67,32 +69,36 @@ def clusters(state: State) -> Iterator[cluster_pb2.Cluster]:
 
 def load_assignments(state: State, serving: Serving) -> Iterator[endpoint_pb2.ClusterLoadAssignment]:
     """The endpoints of every cluster that `clusters` gives, those without any included."""
+    return (load_assignment(name, found) for name, found in endpoints(state, serving))
+
+
+def endpoints(state: State, serving: Serving) -> Iterator[tuple[str, tuple[Weighted, ...]]]:
+    """(cluster, its endpoints) of every cluster that `clusters` gives."""
     for name, version in _versions(state):
         grpc, http = _endpoints(state, serving, state.deployments[name], version)
-        yield _assignment(grpc_cluster(name, version), grpc)
-        yield _assignment(http_cluster(name, version), http)
+        yield grpc_cluster(name, version), grpc
+        yield http_cluster(name, version), http
     for name, deployment in sorted(state.deployments.items()):
         for other, version in borrowed(state, deployment):
             grpc, http = _endpoints(state, serving, other, version)
-            yield _assignment(borrowed_cluster(name, other.name, version), grpc)
-            yield _assignment(borrowed_cluster(name, other.name, version, http=True), http)
-    yield _assignment(ANY_NODE, [Weighted(each.node, each.ip, each.grpc_port) for each in serving.ready])
-    yield _assignment(
-        ANY_NODE_HTTP, [Weighted(each.node, each.ip, each.http_port) for each in serving.ready if each.http_port]
-    )
-    yield _assignment(COORDINATORS, _coordinators(state))
+            yield borrowed_cluster(name, other.name, version), grpc
+            yield borrowed_cluster(name, other.name, version, http=True), http
+    with_rest = [each for each in serving.ready if each.http_port]
+    yield ANY_NODE, tuple(Weighted(each.node, each.ip, each.grpc_port) for each in serving.ready)
+    yield ANY_NODE_HTTP, tuple(Weighted(each.node, each.ip, each.http_port) for each in with_rest)
+    yield COORDINATORS, tuple(_coordinators(state))
 
 
 def _endpoints(
     state: State, serving: Serving, deployment: routing_pb2.Deployment, version: str
-) -> tuple[list[Weighted], list[Weighted]]:
+) -> tuple[tuple[Weighted, ...], tuple[Weighted, ...]]:
     """(gRPC, REST) endpoints of a version."""
     found = serving.of(deployment.name, version)
     weights = [share.weight for share in node_shares(state, deployment, version, [each.node for each in found])]
     pairs = list(zip(found, weights, strict=True))
     return (
-        [Weighted(each.node, each.ip, each.grpc_port, weight) for each, weight in pairs],
-        [Weighted(each.node, each.ip, each.http_port, weight) for each, weight in pairs if each.http_port],
+        tuple(Weighted(each.node, each.ip, each.grpc_port, weight) for each, weight in pairs),
+        tuple(Weighted(each.node, each.ip, each.http_port, weight) for each, weight in pairs if each.http_port),
     )
 
 
@@ -119,6 +125,13 @@ def _coordinators(state: State) -> Iterator[Weighted]:
         ip = ip_of(host.strip("[]"))
         if ip and port.isdigit():
             yield Weighted(coordinator.id, ip, int(port))
+
+
+@functools.lru_cache(maxsize=4096)
+def _own_cluster(name: str, policy: bytes, *, http: bool) -> cluster_pb2.Cluster:
+    """The cluster of a version, from its deployment's policy, serialized. Kept, so never changed in place."""
+    options = _http1() if http else _http2()
+    return _model_cluster(name, routing_pb2.RoutePolicy.FromString(policy), options)
 
 
 def _model_cluster(
@@ -167,8 +180,9 @@ def _http1() -> http_protocol_options_pb2.HttpProtocolOptions:
     return http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=explicit)
 
 
-def _assignment(cluster: str, endpoints: Iterable[Weighted]) -> endpoint_pb2.ClusterLoadAssignment:
-    return endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster, endpoints=[_locality(each) for each in endpoints])
+def load_assignment(cluster: str, found: Iterable[Weighted]) -> endpoint_pb2.ClusterLoadAssignment:
+    """A cluster's endpoints as a resource."""
+    return endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster, endpoints=[_locality(each) for each in found])
 
 
 @functools.lru_cache(maxsize=16_384)

@@ -22,27 +22,26 @@ Resources = Mapping[str, bytes]
 
 
 class OnDemand(Mapping[str, bytes]):
-    """Resources of which some are made when they are first asked for: what no client watches costs nothing."""
+    """Resources that are made when they are first asked for: what no client watches costs nothing."""
 
-    def __init__(self, made: Resources, makers: Mapping[str, Callable[[], bytes]]) -> None:
-        """`makers` give those that are not made yet, by name."""
-        self._made = dict(made)
-        self._makers = dict(makers)
+    def __init__(self, makers: Mapping[str, Callable[[], bytes]]) -> None:
+        """`makers` give the resources, by name; each is called at most once."""
+        self._makers = makers
+        self._made: dict[str, bytes] = {}
 
     def __getitem__(self, name: str) -> bytes:
-        if name in self._makers:
+        if name not in self._made:
             self._made[name] = self._makers[name]()
-            del self._makers[name]
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self._made, *self._makers])
+        return iter(self._makers)
 
     def __len__(self) -> int:
-        return len(self._made) + len(self._makers)
+        return len(self._makers)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._made or name in self._makers
+        return name in self._makers
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,11 @@ def terminate(*targets: str) -> Send:
     return Send(signal.SIGTERM, targets)
 
 
+def hand_over(*targets: str) -> Send:
+    """Asks agents to leave their Tritons to their successors; over when they are gone."""
+    return Send(signal.SIGHUP, targets)
+
+
 def stop(*targets: str) -> Send:
     """Stops processes in the middle of what they do."""
     return Send(signal.SIGSTOP, targets)

@@ -24,6 +24,7 @@ from tests.chaos.acts import (
     Undeploy,
     arm,
     go_on,
+    hand_over,
     kill,
     link,
     start,
@@ -123,6 +124,9 @@ TRITON = (
 AGENT = (
     Scenario("agent-killed", ((0, kill("victim")), (3, start("victim"))), Bars(calm_s=0.0, stays=True, keeps=True)),
     Scenario("agent-stopped", ((0, stop("victim")), (6, go_on("victim"))), Bars(calm_s=0.0, stays=True, keeps=True)),
+    Scenario(
+        "agent-handed-over", ((0, hand_over("victim")), (0, start("victim"))), Bars(calm_s=0.0, stays=True, keeps=True)
+    ),
     Scenario("agent-restarted", ((0, terminate("victim")), (0, start("victim"))), Bars(calm_s=1.0)),
     Scenario("agent-and-triton-killed", ((0, kill("victim", "triton:victim")), (3, start("victim"))), LOST_NODE),
     Scenario(
@@ -189,7 +193,7 @@ MODELS = (
     ),
     Scenario(
         "model-is-killed-while-it-loads",
-        ((0, Deploy("killed", models.KILLED, fails="not healthy")), (0, Undeploy("killed"))),
+        ((0, Deploy("killed", models.KILLED, fails="killed, or crashed")), (0, Undeploy("killed"))),
         QUIET,
     ),
     Scenario(
@@ -211,6 +215,16 @@ MODELS = (
 )
 PARTITIONS = (
     Scenario("agent-cut-from-coordinators", _for(6, "victim", "coordinator*", CUT), Bars(stays=True, keeps=True)),
+    Scenario(
+        "triton-killed-while-its-agent-is-cut-off",
+        (
+            (0, link("victim", "coordinator*", CUT)),
+            (2, kill("triton:victim")),
+            (2, Recover(("victim",))),
+            (6, link("victim", "coordinator*", NO_FAULT)),
+        ),
+        Bars(leaves_s=4.0),
+    ),
     Scenario(
         "agent-does-not-hear-coordinators",
         _for(8, "victim", "coordinator*", MUTE_SERVER),
@@ -283,8 +297,8 @@ WINDOWS = (
             (0, Deploy("second", models.PLAIN, wait=False)),
             (0, Hit(("leader",), "placement.written")),
             (0, arm("leader", "")),
-            (0, Ready("second", within_s=15.0)),
-            (0, Start(("leader",))),
+            (6, Start(("leader",))),  # it alone may hold the blobs
+            (6, Ready("second", within_s=15.0)),
             (0, Undeploy("second")),
         ),
         Bars(calm_s=0.0, stays=True, vacant_s=2.0),

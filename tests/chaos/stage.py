@@ -15,7 +15,7 @@ import pytest
 from pyetcd import etcdrpc
 
 from meshkit.channel import aio_channel
-from meshkit.errors import AimeshError
+from meshkit.errors import AimeshError, ExhaustedError, PreconditionError
 from tests.chaos import acts
 from tests.chaos.acts import Act
 from tests.chaos.history import Event
@@ -104,7 +104,7 @@ class Stage:
             case acts.Deploy():
                 await self._deploy(act)
             case acts.Ready():
-                await self.mesh.placed(act.model, self.versions[act.model], act.within_s)
+                await self._ready(act)
             case acts.Undeploy():
                 await self.mesh.undeploy(act.model)
 
@@ -131,7 +131,7 @@ class Stage:
             else:
                 assert self.mesh.processes[target].alive, f"{target} is dead already"
                 self.mesh.processes[target].signal(number)
-        if number == signal.SIGTERM:
+        if number in (signal.SIGTERM, signal.SIGHUP):
             for target in targets:
                 await asyncio.to_thread(self.mesh.processes[target].reap)
 
@@ -175,6 +175,16 @@ class Stage:
         else:
             with pytest.raises(AimeshError, match=act.fails):
                 await self.mesh.placed(act.model, version, PATIENCE_S)
+
+    async def _ready(self, act: acts.Ready) -> None:
+        """Asks again when a replica has failed for now: it is tried again by itself."""
+        until = time.monotonic() + act.within_s
+        while True:
+            try:
+                return await self.mesh.placed(act.model, self.versions[act.model], until - time.monotonic())
+            except (PreconditionError, ExhaustedError):
+                if time.monotonic() > until:
+                    raise
 
     async def _etcd_leader(self) -> str:
         for member in self.mesh.members:

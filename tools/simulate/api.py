@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -16,7 +17,10 @@ from aimesh.cluster.v1 import cluster_pb2, cluster_pb2_grpc
 from aimesh.registry.v1 import registry_pb2, registry_pb2_grpc
 from aimesh.routing.v1 import routing_pb2, routing_pb2_grpc
 from meshkit.channel import aio_channel
+from meshkit.grpc_errors import from_call
 from tools.simulate.plan import MODEL_BYTES, VERSION
+
+Answer = TypeVar("Answer")
 
 CALL_TIMEOUT_S = 20.0
 """Deadline of one call. None is tried again: what fails under load is to be seen."""
@@ -26,7 +30,7 @@ _CONTENT = b"no model at all\n"
 
 
 class Api:
-    """Calls the coordinators in turn."""
+    """Calls the coordinators in turn. What they refuse leaves as the catalogue's error."""
 
     def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
         self._channels = list(channels)
@@ -35,16 +39,15 @@ class Api:
     async def leader(self, index: int) -> str:
         """Id of the leader that the coordinator with this index knows; empty while it knows none."""
         stub = cluster_pb2_grpc.ClusterServiceStub(self._channels[index])
-        answer = await stub.GetStatus(cluster_pb2.GetStatusRequest(), timeout=CALL_TIMEOUT_S)
+        answer = await _ask(stub.GetStatus(cluster_pb2.GetStatusRequest(), timeout=CALL_TIMEOUT_S))
         return next((each.id for each in answer.status.coordinators if each.leader), "")
 
     async def upload(self) -> str:
         """Uploads the one small blob that every simulated model consists of; gives its digest."""
         digest = hashlib.sha256(_CONTENT).hexdigest()
         request = artifacts_pb2.UploadBlobRequest(digest=digest, size=len(_CONTENT), data=_CONTENT)
-        await artifacts_pb2_grpc.ArtifactsServiceStub(self._channels[0]).UploadBlob(
-            iter([request]), timeout=CALL_TIMEOUT_S
-        )
+        stub = artifacts_pb2_grpc.ArtifactsServiceStub(self._channels[0])
+        await _ask(stub.UploadBlob(iter([request]), timeout=CALL_TIMEOUT_S))
         return digest
 
     async def record(self, models: Sequence[str], digest: str) -> None:
@@ -66,7 +69,8 @@ class Api:
         began = time.monotonic()
         target = routing_pb2.Target(version=VERSION, replicas=replicas, weight=100)
         request = routing_pb2.ApplyDeploymentRequest(deployment=routing_pb2.Deployment(name=model, targets=[target]))
-        await routing_pb2_grpc.RoutingServiceStub(self._next()).ApplyDeployment(request, timeout=CALL_TIMEOUT_S)
+        stub = routing_pb2_grpc.RoutingServiceStub(self._next())
+        await _ask(stub.ApplyDeployment(request, timeout=CALL_TIMEOUT_S))
         return time.monotonic() - began
 
     async def _gated_scale(self, gate: asyncio.Semaphore, model: str, replicas: int) -> None:
@@ -83,11 +87,18 @@ class Api:
         )
         async with gate:
             stub = registry_pb2_grpc.RegistryServiceStub(self._next())
-            await stub.CreateVersion(registry_pb2.CreateVersionRequest(version=version), timeout=CALL_TIMEOUT_S)
+            await _ask(stub.CreateVersion(registry_pb2.CreateVersionRequest(version=version), timeout=CALL_TIMEOUT_S))
 
     def _next(self) -> grpc.aio.Channel:
         self._turn += 1
         return self._channels[self._turn % len(self._channels)]
+
+
+async def _ask(call: Awaitable[Answer]) -> Answer:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_call(error) from None
 
 
 @asynccontextmanager

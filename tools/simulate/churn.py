@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
-import grpc.aio
-
+from meshkit.errors import AimeshError
 from tools.simulate.api import Api
 from tools.simulate.changes import Change, Shows, counts, has, lacks
 from tools.simulate.plan import HUB
@@ -18,7 +18,8 @@ from tools.simulate.population import Population
 LOST_S = 30.0
 """A change that is not everywhere after so long counts as lost."""
 AWAY_S = (2.0, 14.0)
-"""How long a node is away, from and to: some come back before their lease lapses (10 s), some after."""
+"""How long a node is away, from and to: some come back before their lease lapses (10 s), some after; those that are
+away when the time is up come back then."""
 KINDS = ("scaled up", "scaled down", "left", "killed")
 TELL_S = 0.2
 
@@ -41,6 +42,8 @@ class Churn:
     """Changes that were not everywhere within LOST_S."""
     api_s: list[float] = field(default_factory=list)
     """How long each call of the API took."""
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the time is up: who is away comes back."""
     _grown: set[str] = field(default_factory=set)
     _busy: set[str] = field(default_factory=set)
     """Models that something is being done to."""
@@ -57,6 +60,7 @@ class Churn:
                     self._make(KINDS[due % len(KINDS)], draw, tasks)
                     due += 1
                 await asyncio.sleep(min(TELL_S, 1 / plan.churn if plan.churn else TELL_S))
+            self._over.set()
         await self._drain()
 
     async def everyone(self, rounds: int) -> None:
@@ -100,8 +104,8 @@ class Churn:
         change = self._begin(kind, model, [model], counts(replicas))
         try:
             self.api_s.append(await self.api.scale(model, replicas))
-        except grpc.aio.AioRpcError as error:
-            self.lost.append(f"{kind} {model}: {error.details()}")
+        except AimeshError as error:
+            self.lost.append(f"{kind} {model}: {error.message}")
             self.population.board.supersede(kind, model)
             return
         await self._await(change)
@@ -129,7 +133,9 @@ class Churn:
         else:
             await self.population.kill_node(node_id)
         await self._await(change)
-        await asyncio.sleep(away_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(away_s):
+                await self._over.wait()
         agent = self.population.start_node(index)
         try:
             async with asyncio.timeout(LOST_S):

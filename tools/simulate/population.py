@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from meshkit.errors import DeadlineError
 from tools.simulate.agent import Agent, Tally
 from tools.simulate.changes import Board, has
 from tools.simulate.client import Client, Traffic
 from tools.simulate.plan import Plan, hello, watchers
-
-POLL_S = 0.05
 
 
 class Population:
@@ -79,14 +76,3 @@ class Population:
         """The coordinators in the order of one who is that far round the ring."""
         first = index % len(self._coordinators)
         return self._coordinators[first:] + self._coordinators[:first]
-
-
-async def until(done: Callable[[], bool], what: str, within_s: float, tell: Callable[[], None]) -> None:
-    """Waits for a condition, telling how far it is. Raises DeadlineError saying `what` did not come."""
-    deadline = time.monotonic() + within_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise DeadlineError(f"{what}: not within {within_s:g} s", hint="try smaller numbers on this machine")
-        tell()
-        await asyncio.sleep(POLL_S)
-    tell()

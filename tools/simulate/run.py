@@ -12,21 +12,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import grpc.aio
-
-from meshkit.errors import DeadlineError
+from meshkit.errors import AimeshError, DeadlineError
 from tools.local.groups import find_error
 from tools.simulate.api import Api, connected
 from tools.simulate.churn import Churn
 from tools.simulate.gauges import etcd_healthy, read_counters, usage
 from tools.simulate.plan import Plan
-from tools.simulate.population import Population, until
+from tools.simulate.population import Population
 from tools.simulate.report import PARTS, Machine, Reading, Report, part
 from tools.simulate.servers import Servers, not_ready, servers
 from tools.simulate.statistics import spread
 
 START_TIMEOUT_S = 120.0
-PART_TIMEOUT_S = 300.0
+PART_TIMEOUT_S = 120.0
+POLL_S = 0.05
 WATCH_S = 0.5
 """How often the servers are looked at."""
 QUIET_S = 2.0
@@ -127,7 +126,7 @@ class _Simulation:
             began = time.monotonic()
             for index in range(self.plan.nodes):
                 self.population.start_node(index)
-            await self._until("join", self._joined, self.plan.nodes, "every node has joined")
+            await self._until("join", self._joined, self.plan.nodes)
             return time.monotonic() - began
 
     async def _deploy(self, api: Api) -> float:
@@ -136,14 +135,14 @@ class _Simulation:
         async with self._part("deploy"):
             began = time.monotonic()
             await api.deploy([self.plan.model(index) for index in range(self.plan.models)], self.plan.replicas)
-            await self._until("deploy", self._replicas, wanted, "every replica is READY")
+            await self._until("deploy", self._replicas, wanted)
             return time.monotonic() - began
 
     async def _connect_clients(self) -> float:
         async with self._part("clients"):
             began = time.monotonic()
             self.population.start_clients()
-            await self._until("clients", self._served, self.plan.clients, "every client has its endpoints")
+            await self._until("clients", self._served, self.plan.clients)
             return time.monotonic() - began
 
     async def _idle(self) -> int:
@@ -184,8 +183,21 @@ class _Simulation:
     async def _read(self) -> Reading:
         return Reading(time.monotonic(), await read_counters(self.running.place.etcd[0]), usage(_pids(self.running)))
 
-    async def _until(self, name: str, count: Callable[[], int], total: int, what: str) -> None:
-        await until(lambda: count() >= total, what, PART_TIMEOUT_S, lambda: self.tell(name, count(), total))
+    async def _until(self, name: str, count: Callable[[], int], total: int) -> None:
+        """Waits until as many as there are have come so far. Raises DeadlineError saying how many have not, and what
+        else went wrong."""
+        deadline = time.monotonic() + PART_TIMEOUT_S
+        while (done := count()) < total:
+            self.tell(name, done, total)
+            if time.monotonic() > deadline:
+                raise DeadlineError(self._stuck(name, done, total), hint="try smaller numbers, or a quieter machine")
+            await asyncio.sleep(POLL_S)
+        self.tell(name, total, total)
+
+    def _stuck(self, name: str, done: int, total: int) -> str:
+        lost = self.population.tally.sessions_lost + self.population.traffic.streams_lost
+        ended = "".join(f"; ended by themselves: {count} x {why}" for why, count in lost.most_common(3))
+        return f"{name}: {done} of {total} within {PART_TIMEOUT_S:g} s{ended}"
 
     def _joined(self) -> int:
         return sum(agent.joined.is_set() for agent in self.population.agents.values())
@@ -229,5 +241,5 @@ class _Simulation:
 async def _knows_leader(api: Api, index: int) -> bool:
     try:
         return bool(await api.leader(index))
-    except grpc.aio.AioRpcError:
+    except AimeshError:
         return False

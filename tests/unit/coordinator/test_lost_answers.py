@@ -12,13 +12,16 @@ import pytest
 from aimesh.membership.v1 import membership_pb2
 from coordinator import keys
 from coordinator.election import Election
-from coordinator.etcd import Created, Delete, KeyValue, LeaseGoneError, Put, Unchanged
+from coordinator.etcd import Created, Delete, KeyValue, LeaseGoneError, Put, RefusedError, Unchanged
 from coordinator.mirror import Mirror
 from coordinator.paging import page
 from coordinator.session import Session
 from coordinator.sessions import Sessions
 from coordinator.settings import CoordinatorSettings
 from meshkit.errors import InvalidInputError, SupersededError
+
+MOST_OPERATIONS = 128
+"""etcd's --max-txn-ops."""
 
 
 class Memory:
@@ -36,10 +39,15 @@ class Memory:
 
     async def txn(self, guards: Iterable[Unchanged | Created], changes: Iterable[Put | Delete]) -> int | None:
         await self.gate.wait()
+        guards, changes = list(guards), list(changes)
+        if max(len(guards), len(changes)) > MOST_OPERATIONS:
+            raise RefusedError("etcdserver: too many operations in txn request")
         if not all(self._holds(guard) for guard in guards):
             return None
         self.revision += 1
         for change in changes:
+            if isinstance(change, Delete):
+                self.kept.pop(change.key, None)
             if isinstance(change, Put):
                 born = self.kept[change.key].create_revision if change.key in self.kept else self.revision
                 self.kept[change.key] = KeyValue(change.key, change.value, self.revision, born, change.lease)
