@@ -103,6 +103,7 @@ _AREAS: dict[str, dict[str, Callable[[KeyValue], object]]] = {
     "failures": {"failures": _message(membership_pb2.LoadFailure)},
     "keys": {"api_keys": _message(identity_pb2.ApiKey)},
     "tokens": {"join_tokens": _message(identity_pb2.JoinToken)},
+    "revoked": {"revoked": _message(identity_pb2.Revocation)},
     "coordinators": {"coordinators": _message(cluster_pb2.Coordinator)},
 }
 assert {name for reads in _AREAS.values() for name in reads} <= {item.name for item in fields(State)}

@@ -78,6 +78,11 @@ def join_token(token_id: str) -> str:
     return f"{ROOT}tokens/{token_id}"
 
 
+def revocation(role: str, identity_id: str) -> str:
+    """There once certificates of an identity were revoked."""
+    return f"{ROOT}revoked/{role}/{identity_id}"
+
+
 def audit_event(event_id: str) -> str:
     """An audit event that the log may not hold yet."""
     return f"{AUDIT}{event_id}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc.aio
 
 from coordinator.mirror import Mirror
-from meshkit.channel import aio_channel
+from meshkit.channel import coordinator_channel
 from meshkit.tls import TlsSettings, channel_credentials
 
 
@@ -26,7 +26,7 @@ class Peers:
     def channel(self, address: str) -> grpc.aio.Channel:
         """The channel to one of them. Raises PreconditionError when this coordinator's certificate cannot be read."""
         if address not in self._channels:
-            self._channels[address] = aio_channel(address, credentials=channel_credentials(self._tls))
+            self._channels[address] = coordinator_channel(address, credentials=channel_credentials(self._tls))
         return self._channels[address]
 
     def drop(self, address: str) -> None:

@@ -29,6 +29,15 @@ class Placement:
     rejections: Mapping[VersionKey, tuple[routing_pb2.Rejection, ...]]
     """By version: one entry for each node that could not take a missing replica."""
 
+    @functools.cached_property
+    def nodes(self) -> Mapping[VersionKey, list[str]]:
+        """The nodes of each version, by id."""
+        found: dict[VersionKey, list[str]] = {}
+        for node_id, held in sorted(self.assignments.items()):
+            for key in held:
+                found.setdefault(key, []).append(node_id)
+        return found
+
 
 @functools.lru_cache(maxsize=4)
 def place(state: State) -> Placement:
@@ -57,7 +66,7 @@ def target_status(
 ) -> routing_pb2.TargetStatus:
     """Where a target's replicas are and why the missing ones are missing; failed loads are among the reasons."""
     key = (name, target.version)
-    assigned = sorted(node for node, versions in placement.assignments.items() if key in versions)
+    assigned = placement.nodes.get(key, [])
     failed = [
         routing_pb2.Rejection(node=node, limit="load_failed", message=model.message)
         for node in assigned

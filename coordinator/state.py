@@ -51,6 +51,8 @@ class State:
     """API keys that were not revoked, by id. One that has ended may still be here for a moment: see `expires_at`."""
     join_tokens: Mapping[str, identity_pb2.JoinToken] = field(default_factory=dict)
     """Join tokens that were not used or revoked, by id."""
+    revoked: Mapping[str, identity_pb2.Revocation] = field(default_factory=dict)
+    """Since when an identity's certificates must have been issued to be taken, by "<role>/<id>"."""
     key_file: str = ""
     """Fingerprint of the key with which the coordinators sign API keys; empty before the first."""
     leader: str = ""
@@ -103,6 +105,11 @@ class State:
         return {name: frozenset(versions) for name, versions in found.items()}
 
     @cached_property
+    def routables(self) -> Mapping[str, list[tuple[str, int]]]:
+        """What `routable` says of each deployment, by name: a snapshot asks for it again and again."""
+        return {name: _routable(self, deployment) for name, deployment in self.deployments.items()}
+
+    @cached_property
     def serving_ids(self) -> Mapping[VersionKey, frozenset[str]]:
         """The same as ids."""
         return {key: frozenset(node.id for node in nodes) for key, nodes in self.serving.items()}
@@ -119,6 +126,12 @@ def routable(state: State, deployment: routing_pb2.Deployment) -> list[tuple[str
     They are its targets with a weight, ready or not. While some replicas of the targets do not answer yet and versions
     that are being replaced still do, those go on answering, each by the number of its replicas.
     """
+    if state.deployments.get(deployment.name) is deployment:
+        return state.routables[deployment.name]
+    return _routable(state, deployment)
+
+
+def _routable(state: State, deployment: routing_pb2.Deployment) -> list[tuple[str, int]]:
     name = deployment.name
     targets = [(target.version, target.weight) for target in deployment.targets if target.weight]
     known = {target.version for target in deployment.targets}

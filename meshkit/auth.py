@@ -12,13 +12,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
 
-from meshkit.errors import PermissionDeniedError, UnauthenticatedError
+from meshkit.errors import AimeshError, PermissionDeniedError, UnauthenticatedError
 from meshkit.interceptors import rewrap
 from meshkit.scopes import EVERY_SCOPE, PUBLIC, Requirement, Scope, requirement, scopes_of, words
 from meshkit.tls import Identity
@@ -135,14 +135,24 @@ def authorize(principal: Principal, method: str, needs: Requirement) -> None:
     )
 
 
+@dataclass(eq=False)
+class _Call:
+    """One that is being made, and can be ended."""
+
+    principal: Principal
+    limit: asyncio.Timeout
+    ended: AimeshError | None = field(default=None, init=False)
+    """Why it was ended, once it was."""
+
+
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Lets a handler run only for callers that may, and only for as long as the key that they showed is valid."""
+    """Lets a handler run only for callers that may, and only for as long as what they showed is valid."""
 
     def __init__(self, identify: Callable[[Context], Principal], now: Callable[[], float] = time.time) -> None:
         """`identify` tells who calls; `now` gives seconds since the epoch."""
         self._identify = identify
         self._now = now
-        self._calls: dict[str, set[asyncio.Timeout]] = {}
+        self._calls: set[_Call] = set()
 
     async def intercept_service(
         self,
@@ -156,25 +166,26 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         method = handler_call_details.method
         return rewrap(handler, lambda inner: self._unary(inner, method), lambda inner: self._streaming(inner, method))
 
-    def live_keys(self) -> frozenset[str]:
-        """Ids of the keys with which calls are being made."""
-        return frozenset(self._calls)
+    def end_calls(self, why: Callable[[Principal], AimeshError | None]) -> None:
+        """Ends the calls that are being made with a key, and the streams with a certificate, for which there is a why.
 
-    def end_calls(self, key_id: str) -> None:
-        """Ends the calls that are being made with a key, with UNAUTHENTICATED."""
-        for call in self._calls.get(key_id, ()):
-            call.reschedule(asyncio.get_running_loop().time())
+        A single answer to a certificate is soon given, and may be the one to who revokes his own.
+        """
+        for call in self._calls:
+            if call.ended is None and not call.limit.expired() and (error := why(call.principal)):
+                call.ended = error
+                call.limit.reschedule(asyncio.get_running_loop().time())
 
     def _unary(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
-            async with self._admitted(context, method):
+            async with self._admitted(context, method, stream=False):
                 return await inner(request, context)
 
         return call
 
     def _streaming(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> None:
-            async with self._admitted(context, method):
+            async with self._admitted(context, method, stream=True):
                 answers = inner(request, context)
                 if not hasattr(answers, "__aiter__"):  # a handler that writes through the context
                     await answers
@@ -186,13 +197,13 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         return call
 
     @contextlib.asynccontextmanager
-    async def _admitted(self, context: Context, method: str) -> AsyncIterator[None]:
+    async def _admitted(self, context: Context, method: str, *, stream: bool) -> AsyncIterator[None]:
         """The time of a call that may be made; a call's task is its own, so what is set here ends with it."""
         principal = self._identify(context)
         authorize(principal, method, requirement(method))
         _current.set(principal)
         _method.set(method)
-        if not principal.key_id:
+        if not principal.key_id and not (stream and principal.identity):
             yield
             return
         async with self._while_valid(principal):
@@ -201,20 +212,17 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     @contextlib.asynccontextmanager
     async def _while_valid(self, principal: Principal) -> AsyncIterator[None]:
         left = None if principal.ends_at is None else max(0.0, principal.ends_at - self._now())
-        limit = asyncio.timeout(left)
-        calls = self._calls.setdefault(principal.key_id, set())
-        calls.add(limit)
+        call = _Call(principal, asyncio.timeout(left))
         try:
-            async with limit:
+            async with call.limit:
+                self._calls.add(call)
                 yield
         except TimeoutError:
-            if not limit.expired():
+            if not call.limit.expired():
                 raise
-            raise UnauthenticatedError(f"the API key of {principal.actor} is no longer valid") from None
+            raise call.ended or UnauthenticatedError(f"the API key of {principal.actor} has ended") from None
         finally:
-            calls.discard(limit)
-            if not calls:
-                self._calls.pop(principal.key_id, None)
+            self._calls.discard(call)
 
 
 def _bearer(context: Context) -> str:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshkit.errors import InvalidInputError
-from meshkit.tls import Identity, Role
+from meshkit.tls import COORDINATOR_NAME, Identity, Role
 
 CA_LIFETIME = timedelta(days=3650)
 CERTIFICATE_LIFETIME = timedelta(days=90)
@@ -27,9 +27,9 @@ _SERVERS = ("node", "coordinator", "gateway", "etcd")
 _RESERVED = "aimesh.internal"
 ETCD_CLIENT, ETCD_MEMBER = f"client.etcd.{_RESERVED}", f"member.etcd.{_RESERVED}"
 """Host names that say who may call etcd, and who may be a member: it knows nothing of URI names. They come with the
-role, so `Names` leave them out and nobody can ask for them."""
+role, so `Names` leave them out and nobody can ask for them; so does COORDINATOR_NAME."""
 _OF_ROLE: dict[Role, tuple[str, ...]] = {
-    "coordinator": (ETCD_CLIENT,),
+    "coordinator": (ETCD_CLIENT, COORDINATOR_NAME),
     "etcd": (ETCD_CLIENT, ETCD_MEMBER),  # a member also calls itself
 }
 _IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -146,7 +146,12 @@ def names_of(certificate: x509.Certificate) -> Names:
         raise InvalidInputError(
             "the certificate has no alternative names", hint="make it with aimesh ca issue"
         ) from None
-    return _names(alternative, leave_out=(ETCD_CLIENT, ETCD_MEMBER))
+    return _names(alternative, leave_out=(ETCD_CLIENT, ETCD_MEMBER, COORDINATOR_NAME))
+
+
+def issued_at(certificate: x509.Certificate) -> datetime:
+    """When the mesh's authority made it, to the second."""
+    return certificate.not_valid_before_utc + _CLOCKS_APART
 
 
 def parse_certificate(text: bytes) -> x509.Certificate:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from meshkit.channel import aio_channel
+from meshkit.channel import aio_channel, coordinator_channel
 from meshkit.errors import InvalidInputError, PreconditionError
 from meshkit.tls import is_loopback
 
@@ -61,20 +61,27 @@ class ClientCredentials:
             api_key=key.read_text().strip() if key.exists() else "",
         )
 
-    def channel(self, target: str) -> grpc.aio.Channel:
-        """A channel to `host:port` that shows them.
+    def coordinator_channel(self, target: str) -> grpc.aio.Channel:
+        """A channel to a coordinator's `host:port` that shows them; with TLS no other server gets to see a call.
 
         Raises PreconditionError naming the file that cannot be read, InvalidInputError when others could read the key.
         """
+        return coordinator_channel(target, credentials=self._tls(target), interceptors=self._shown())
+
+    def gateway_channel(self, target: str) -> grpc.aio.Channel:
+        """The same to a gateway, which is known by the address that it is reached at. Raises the same."""
+        return aio_channel(target, credentials=self._tls(target), interceptors=self._shown())
+
+    def _shown(self) -> Sequence[grpc.aio.ClientInterceptor]:
+        return _bearer(self.api_key) if self.api_key else ()
+
+    def _tls(self, target: str) -> grpc.ChannelCredentials | None:
         if self.api_key and self.ca is None and not is_loopback(target.rpartition(":")[0]):
             raise InvalidInputError(
                 f"an API key is not sent to {target} in plain text: whoever listens would have it",
                 hint="name the mesh's authority: set AIMESH_TLS_CA or AIMESH_TLS_DIR; or unset AIMESH_API_KEY",
                 reason="TLS_REQUIRED",
             )
-        return aio_channel(target, credentials=self._tls(), interceptors=_bearer(self.api_key) if self.api_key else ())
-
-    def _tls(self) -> grpc.ChannelCredentials | None:
         if self.ca is None:
             return None
         return grpc.ssl_channel_credentials(*(_read(path) for path in (self.ca, self.key, self.cert)))

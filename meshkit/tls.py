@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 Role = Literal["node", "coordinator", "gateway", "etcd", "client", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
+COORDINATOR_NAME = "coordinator.aimesh.internal"
+"""Host name in coordinators' certificates alone: gRPC clients can check a host name of a server, and no URI name."""
 _URI = re.compile(rf"spiffe://aimesh/({'|'.join(ROLES)})/([A-Za-z0-9][A-Za-z0-9._-]{{0,62}})")
 
 

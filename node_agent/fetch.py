@@ -13,7 +13,7 @@ import structlog
 from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from aimesh.registry.v1 import registry_pb2
 from meshkit.backoff import Backoff
-from meshkit.channel import aio_channel
+from meshkit.channel import coordinator_channel
 from meshkit.errors import AimeshError, DataLossError, DeadlineError, ExhaustedError, NotFoundError
 from meshkit.failpoints import failpoint
 from meshkit.grpc_errors import from_call
@@ -91,7 +91,7 @@ class Fetcher:
     async def _download_from(self, address: str, file: registry_pb2.ModelFile, progress: Callable[[int], None]) -> None:
         received = self._store.received(file.digest)
         request = artifacts_pb2.DownloadBlobRequest(digest=file.digest, offset=received)
-        async with aio_channel(address, credentials=channel_credentials(self._tls)) as channel:
+        async with coordinator_channel(address, credentials=channel_credentials(self._tls)) as channel:
             call = artifacts_pb2_grpc.ArtifactsServiceStub(channel).DownloadBlob(request)
             while received < file.size:
                 chunk = await _next_chunk(call, address)

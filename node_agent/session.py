@@ -15,7 +15,7 @@ import structlog
 
 from aimesh.membership.v1 import membership_pb2, membership_pb2_grpc
 from meshkit.backoff import Backoff
-from meshkit.channel import aio_channel
+from meshkit.channel import coordinator_channel
 from meshkit.errors import AimeshError, ConflictError, DeadlineError, UnavailableError
 from meshkit.grpc_errors import from_call
 from meshkit.tls import TlsSettings, channel_credentials
@@ -26,7 +26,7 @@ _WELCOME_TIMEOUT_S = 5.0
 _SEND_TIMEOUT_S = 5.0
 _GOODBYE_TIMEOUT_S = 3.0
 # A coordinator that stands still must be left before the node's lease lapses there.
-_ALIVE: list[tuple[str, int | str]] = [("grpc.keepalive_time_ms", 3_000), ("grpc.keepalive_timeout_ms", 2_000)]
+_ALIVE: list[tuple[str, int | str]] = [("grpc.keepalive_time_ms", 2_000), ("grpc.http2.ping_timeout_ms", 3_000)]
 
 AgentMessage = membership_pb2.AgentMessage
 Call = grpc.aio.StreamStreamCall[membership_pb2.AgentMessage, membership_pb2.CoordinatorMessage]
@@ -163,7 +163,7 @@ class Session:
 
     async def _join(self, address: str, backoff: Backoff, welcomed: asyncio.Event) -> None:
         """One stream from Hello to its end. Returns when the agent has left, raises otherwise."""
-        async with aio_channel(address, credentials=channel_credentials(self._tls), options=_ALIVE) as channel:
+        async with coordinator_channel(address, credentials=channel_credentials(self._tls), options=_ALIVE) as channel:
             stub: Any = membership_pb2_grpc.MembershipServiceStub(channel)
             call: Call = stub.Join()
             sent = self._report()

@@ -32,6 +32,9 @@ _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_man
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _LOGGERS = "type.googleapis.com/envoy.extensions.access_loggers"
 _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_CONNECTION_LIMIT = (
+    "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+)
 _BUFFER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
 """One message of the largest size and its framing."""
 _NAME_FIELDS = {
@@ -74,6 +77,10 @@ class GatewaySettings:
     )
     access_log: str = field(default="-", metadata={"doc": "file for the JSON access log; - for standard output"})
     concurrency: Annotated[int, Field(ge=0)] = field(default=0, metadata={"doc": "worker threads; 0 for one a core"})
+    max_connections: Annotated[int, Field(ge=1)] = field(
+        default=10_000,
+        metadata={"doc": "callers' connections at once; more are closed. Each takes a file descriptor (ulimit -n)"},
+    )
     tls: TlsSettings = field(
         default_factory=TlsSettings,
         metadata={"doc": "this gateway's certificate, shown to clients, nodes, coordinators"},
@@ -165,10 +172,21 @@ def bootstrap(settings: GatewaySettings) -> dict[str, Any]:
             },
         },
         "static_resources": {"listeners": [_listener(settings)], "clusters": [_xds_cluster(settings)]},
+        "overload_manager": {"resource_monitors": [_connection_limit(settings.max_connections)]},
     }
     if settings.admin_port:
-        document["admin"] = {"address": _address("127.0.0.1", settings.admin_port)}
+        document["admin"] = {
+            "address": _address("127.0.0.1", settings.admin_port),
+            "ignore_global_conn_limit": True,  # when the limit is reached, somebody wants to look
+        }
     return document
+
+
+def _connection_limit(most: int) -> dict[str, Any]:
+    return {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {"@type": _CONNECTION_LIMIT, "max_active_downstream_connections": most},
+    }
 
 
 def _listener(settings: GatewaySettings) -> dict[str, Any]:

@@ -21,6 +21,8 @@ log = structlog.get_logger()
 
 UPLOAD_GRACE_S = 3600.0
 """A blob without a version is kept this long."""
+RECORDING_S = 3.0
+"""And this long when its last version is deleted: what CreateVersion found here must be here once it has recorded."""
 
 
 class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
@@ -87,9 +89,11 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
         for digest in self._blobs.held() - _referenced(before):
             await self._remove(digest, older_than_s=UPLOAD_GRACE_S)
         async for state in mirror.changes():
-            for digest in unused(before, state):
+            gone, before = unused(before, state), state
+            if gone:  # a version with the same content may be on its way to being recorded: look again
+                await asyncio.sleep(RECORDING_S)
+            for digest in gone - _referenced(mirror.state):
                 await self._remove(digest)
-            before = state
 
     async def _remove(self, digest: str, older_than_s: float = 0.0) -> None:
         """Removes a blob that came longer ago than that. One that the disk does not let go of stays until the start."""

@@ -18,12 +18,13 @@ from coordinator.etcd import Etcd
 from coordinator.hello import check_node_id
 from coordinator.identity.join_tokens import JoinTokens
 from coordinator.identity.outbox import Outbox
+from coordinator.identity.revocations import Revocations
 from coordinator.mirror import Mirror
 from coordinator.settings import CoordinatorSettings
 from coordinator.state import State
 from meshkit.auth import act_as, current_principal
 from meshkit.certificates import Authority, Names, names_of, parse_certificate, pem, read_request
-from meshkit.errors import AimeshError, InvalidInputError, PermissionDeniedError, PreconditionError
+from meshkit.errors import AimeshError, InvalidInputError, PermissionDeniedError, PreconditionError, SupersededError
 
 Clock = Callable[[], datetime]
 
@@ -92,6 +93,7 @@ class RenewalService(identity_pb2_grpc.RenewalServiceServicer):
     etcd: Etcd
     outbox: Outbox
     issuer: Issuer
+    revocations: Revocations
 
     async def Renew(self, request: identity_pb2.RenewRequest, context: Any) -> identity_pb2.RenewResponse:  # noqa: N802
         """A new certificate for the caller's identity; see identity.proto."""
@@ -109,10 +111,12 @@ class RenewalService(identity_pb2_grpc.RenewalServiceServicer):
             raise PermissionDeniedError(
                 f"the request asks for more than {current.identity.uri} has", hint="ask for the same identity and names"
             )
+        unrevoked = await self.revocations.unrevoked(caller)
         certificate, ca = self.issuer.issue(names, public)
         given = json.dumps({"certificate": [names.identity.uri, *names.ips, *names.dns]}).encode()
         target = f"{keys.ROOT}certificates/{names.identity.role}/{names.identity.id}"
-        await self.etcd.txn([], [await self.outbox.event(target, None, given)])
+        if await self.etcd.txn([unrevoked], [await self.outbox.event(target, None, given)]) is None:
+            raise SupersededError(f"certificates of {names.identity.uri} were revoked meanwhile", hint="try again")
         return identity_pb2.RenewResponse(certificate=certificate.decode(), ca=ca.decode())
 
 

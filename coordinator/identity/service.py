@@ -9,6 +9,7 @@ from aimesh.identity.v1 import identity_pb2, identity_pb2_grpc
 from coordinator.identity.api_keys import ApiKeys
 from coordinator.identity.audit_api import AuditLog
 from coordinator.identity.join_tokens import JoinTokens
+from coordinator.identity.revocations import Revocations
 from meshkit.auth import current_principal
 
 
@@ -18,6 +19,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
 
     keys: ApiKeys
     tokens: JoinTokens
+    revocations: Revocations
     audit: AuditLog
 
     async def CreateKey(self, request: identity_pb2.CreateKeyRequest, context: Any) -> identity_pb2.CreateKeyResponse:  # noqa: N802
@@ -49,6 +51,18 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     ) -> identity_pb2.RevokeJoinTokenResponse:
         """Ends a join token."""
         return await self.tokens.revoke(request)
+
+    async def RevokeCertificates(  # noqa: N802
+        self, request: identity_pb2.RevokeCertificatesRequest, context: Any
+    ) -> identity_pb2.RevokeCertificatesResponse:
+        """Ends an identity's certificates."""
+        return await self.revocations.revoke(request)
+
+    async def ListRevocations(  # noqa: N802
+        self, request: identity_pb2.ListRevocationsRequest, context: Any
+    ) -> identity_pb2.ListRevocationsResponse:
+        """A page of revocations."""
+        return self.revocations.list(request)
 
     async def WhoAmI(self, request: identity_pb2.WhoAmIRequest, context: Any) -> identity_pb2.WhoAmIResponse:  # noqa: N802
         """Who calls, and what it may do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -19,13 +20,15 @@ from coordinator.identity.holders import check_key
 from coordinator.identity.join_tokens import JoinTokens
 from coordinator.identity.mover import AuditMover
 from coordinator.identity.outbox import Outbox
+from coordinator.identity.revocations import Revocations, check_certificate
 from coordinator.identity.service import IdentityService
 from coordinator.identity.signing import signer
 from coordinator.identity.store import AuditStore
 from coordinator.mirror import Mirror
 from coordinator.settings import CoordinatorSettings
+from coordinator.state import State
 from meshkit.auth import AuthInterceptor, KeyHolder, Principal, identify
-from meshkit.errors import InvalidInputError, UnavailableError
+from meshkit.errors import AimeshError, InvalidInputError, UnauthenticatedError, UnavailableError
 from meshkit.server import MeshServer
 from meshkit.tls import check_binding, enrollment_credentials
 
@@ -53,10 +56,11 @@ class Identities:
         self._mover = AuditMover(etcd, mirror, election, AuditStore(url), settings.id)
         issuer = Issuer(settings)
         tokens = JoinTokens(etcd, mirror, self._signer, self.outbox, enrolls=settings.enroll_port > 0)
+        revocations = Revocations(etcd, mirror, self.outbox)
         self._service = IdentityService(
-            ApiKeys(etcd, mirror, self._signer, self.outbox), tokens, AuditLog(mirror, self._mover)
+            ApiKeys(etcd, mirror, self._signer, self.outbox), tokens, revocations, AuditLog(mirror, self._mover)
         )
-        self._renewal = RenewalService(etcd, self.outbox, issuer)
+        self._renewal = RenewalService(etcd, self.outbox, issuer, revocations)
         self._enrollment = EnrollmentService(mirror, tokens, issuer)
         self._enrollment_server = self._make_enrollment_server()
 
@@ -82,7 +86,9 @@ class Identities:
         self._mover.store.close()
 
     def _identify(self, context: Any) -> Principal:
-        return identify(context, tls=self._settings.tls.on, check_key=self._check_key)
+        caller = identify(context, tls=self._settings.tls.on, check_key=self._check_key)
+        check_certificate(self._mirror.state, caller)
+        return caller
 
     def _check_key(self, text: str) -> KeyHolder:
         if not self._mirror.state.revision:
@@ -90,10 +96,13 @@ class Identities:
         return check_key(self._mirror.state, self._signer, text, time.time())
 
     async def _end_revoked(self) -> None:
-        """Ends the calls of keys as they are revoked; those of keys that end by themselves have a timeout."""
+        """Ends calls as what they show is revoked; those of keys that end by themselves have a timeout."""
+        seen: tuple[object, object] | None = None
         async for state in self._mirror.changes():
-            for key_id in self.interceptor.live_keys() - state.api_keys.keys():
-                self.interceptor.end_calls(key_id)
+            decisive = state.api_keys, state.revoked  # new objects when they change, and only then
+            if seen is None or any(old is not new for old, new in zip(seen, decisive, strict=True)):
+                self.interceptor.end_calls(functools.partial(why_ended, state))
+            seen = decisive
 
     def _make_enrollment_server(self) -> MeshServer | None:
         settings = self._settings
@@ -112,6 +121,17 @@ class Identities:
         )
         identity_pb2_grpc.add_EnrollmentServiceServicer_to_server(self._enrollment, server.grpc)
         return server
+
+
+def why_ended(state: State, caller: Principal) -> AimeshError | None:
+    """Why a call that was admitted may not go on; None when it may."""
+    if caller.key_id and caller.key_id not in state.api_keys:
+        return UnauthenticatedError(f"the API key of {caller.actor} is no longer valid")
+    try:
+        check_certificate(state, caller)
+    except UnauthenticatedError as error:
+        return error
+    return None
 
 
 def _nobody(context: Any) -> Principal:

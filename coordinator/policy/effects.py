@@ -9,7 +9,6 @@ from google.protobuf import duration_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator.xds.balancing import (
     BUDGET_FLOOR,
-    DEFAULT_BUDGET_PERCENT,
     DEFAULT_EJECTED_PERCENT,
     DEFAULT_ERRORS,
     FAILING_PERCENT,
@@ -100,13 +99,12 @@ def _retry(policy: routing_pb2.RoutePolicy) -> Iterator[Effect]:
         return
     what = f"up to {retries} more tries on {codes}, before the first answer{default}"
     yield _both(f"retry.max_retries = {retries}", what)
-    if policy.HasField("retry"):
-        percent = retry.budget_percent or DEFAULT_BUDGET_PERCENT
+    if percent := retry.budget_percent:
         yield Effect(
             rule=f"retry.budget_percent = {percent}",
             gateway=f"at most {percent} % of the requests in flight to a version are retries, or {BUDGET_FLOOR}",
             programs="gRPC has no budget over xDS: each request may use all its tries",
-            partial=bool(retry.budget_percent),
+            partial=True,
         )
 
 

@@ -16,7 +16,6 @@ from coordinator.xds.snapshot import packed_any
 NO_LIMIT = 1 << 30
 """Both engines stop at 1024 concurrent requests by default, Envoy also at 3 concurrent retries. Where the policy says
 nothing, nothing is meant to be a limit: Triton's own queue decides."""
-DEFAULT_BUDGET_PERCENT = 100
 BUDGET_FLOOR = 64
 """So many retries may be in flight whatever the budget: when a node dies, all its requests are tried again at once."""
 DEFAULT_ERRORS = 5
@@ -46,8 +45,12 @@ def balance(cluster: cluster_pb2.Cluster, balancer: routing_pb2.Balancer) -> Non
 def limit(cluster: cluster_pb2.Cluster, policy: routing_pb2.RoutePolicy) -> None:
     """Sets the most requests and retries in flight."""
     threshold = _threshold(policy.limits.max_requests or NO_LIMIT)
-    threshold.retry_budget.budget_percent.value = policy.retry.budget_percent or DEFAULT_BUDGET_PERCENT
-    threshold.retry_budget.min_retry_concurrency.value = BUDGET_FLOOR
+    if policy.retry.budget_percent:
+        threshold.retry_budget.budget_percent.value = policy.retry.budget_percent
+        threshold.retry_budget.min_retry_concurrency.value = BUDGET_FLOOR
+    else:
+        # A node that hangs holds requests that are all tried elsewhere at once when it dies: none may be refused that.
+        threshold.max_retries.value = NO_LIMIT
     cluster.circuit_breakers.thresholds.append(threshold)
 
 

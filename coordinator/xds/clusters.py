@@ -69,11 +69,12 @@ def clusters(state: State) -> Iterator[cluster_pb2.Cluster]:
 
 def load_assignments(state: State, serving: Serving) -> Iterator[endpoint_pb2.ClusterLoadAssignment]:
     """The endpoints of every cluster that `clusters` gives, those without any included."""
-    return (load_assignment(name, found) for name, found in endpoints(state, serving))
+    yield from (load_assignment(name, found) for name, found in endpoints(state, serving))
+    yield from (every_node(serving, http=http) for http in (False, True))
 
 
 def endpoints(state: State, serving: Serving) -> Iterator[tuple[str, tuple[Weighted, ...]]]:
-    """(cluster, its endpoints) of every cluster that `clusters` gives."""
+    """(cluster, its endpoints) of every cluster that `clusters` gives, but for those of `every_node`."""
     for name, version in _versions(state):
         grpc, http = _endpoints(state, serving, state.deployments[name], version)
         yield grpc_cluster(name, version), grpc
@@ -83,10 +84,15 @@ def endpoints(state: State, serving: Serving) -> Iterator[tuple[str, tuple[Weigh
             grpc, http = _endpoints(state, serving, other, version)
             yield borrowed_cluster(name, other.name, version), grpc
             yield borrowed_cluster(name, other.name, version, http=True), http
-    with_rest = [each for each in serving.ready if each.http_port]
-    yield ANY_NODE, tuple(Weighted(each.node, each.ip, each.grpc_port) for each in serving.ready)
-    yield ANY_NODE_HTTP, tuple(Weighted(each.node, each.ip, each.http_port) for each in with_rest)
     yield COORDINATORS, tuple(_coordinators(state))
+
+
+def every_node(serving: Serving, *, http: bool) -> endpoint_pb2.ClusterLoadAssignment:
+    """The endpoints of the cluster for requests that name no model."""
+    if http:
+        with_rest = [each for each in serving.ready if each.http_port]
+        return load_assignment(ANY_NODE_HTTP, (Weighted(each.node, each.ip, each.http_port) for each in with_rest))
+    return load_assignment(ANY_NODE, (Weighted(each.node, each.ip, each.grpc_port) for each in serving.ready))
 
 
 def _endpoints(

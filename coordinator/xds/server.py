@@ -16,6 +16,7 @@ from coordinator.xds.snapshot import SHORT_NAMES, Snapshot
 from coordinator.xds.stream import ClientStream, SnapshotHolder
 from coordinator.xds.subscriptions import ALL, Response, Watched
 from coordinator.xds.wire import serialize_response
+from meshkit.auth import current_principal
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[discovery_pb2.DiscoveryRequest, Response]
@@ -88,7 +89,9 @@ class XdsServer:
 
     def _open(self) -> ClientStream:
         self._streams_made += 1
-        stream = self._streams[self._streams_made] = ClientStream(self._streams_made)
+        identity = current_principal().identity  # None without TLS, where anyone may do everything
+        trusted = identity is None or identity.role == "gateway"
+        stream = self._streams[self._streams_made] = ClientStream(self._streams_made, may_be_gateway=trusted)
         if self._closed:
             stream.end()
         return stream

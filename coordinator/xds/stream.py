@@ -21,8 +21,9 @@ PATIENCE_S = 5.0
 class ClientStream:
     """What a client has, and a bell that is rung when it may need something."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, may_be_gateway: bool) -> None:
         self.number = number
+        self._may_be_gateway = may_be_gateway
         self.node: base_pb2.Node | None = None
         self.state = StreamState()
         self.ended = False
@@ -35,8 +36,8 @@ class ClientStream:
 
     @property
     def is_gateway(self) -> bool:
-        """Whether it is Envoy; otherwise it is a gRPC program."""
-        return self.node is not None and self.node.user_agent_name == "envoy"
+        """Whether it is Envoy, and may be; otherwise it gets what a gRPC program gets."""
+        return self._may_be_gateway and self.node is not None and self.node.user_agent_name == "envoy"
 
     def ring(self) -> None:
         """Makes `next_response` look again."""

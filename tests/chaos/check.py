@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from tests.chaos.history import History, Leader, Route
 
+_HEARSAY_S = 0.25
+
 
 @dataclass(frozen=True)
 class Bars:
@@ -91,12 +93,15 @@ def _answers(history: History, bars: Bars) -> Iterator[str]:
 
 
 def _stale(history: History, bars: Bars) -> Iterator[str]:
-    """Answers of nodes that were out of the routes when the request began, and had been for too long."""
+    """Answers of nodes that were out of the routes from long before the request began until after it ended.
+
+    A client may hear of a node that is back a little before whoever watches etcd here does.
+    """
     changes: dict[str, list[Route]] = defaultdict(list)
     for route in history.routes:
         changes[route.node].append(route)
     for request in history.requests:
-        before = [route for route in changes[request.node] if route.at <= request.start]
+        before = [route for route in changes[request.node] if route.at <= request.end + _HEARSAY_S]
         if before and not before[-1].serving:
             out_s = request.start - before[-1].at
             if out_s > bars.stale_s + _stalled(history, before[-1].at, request.start):

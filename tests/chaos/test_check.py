@@ -11,7 +11,7 @@ from tests.chaos.check import Bars, converged_at, figures, violations
 from tests.chaos.history import Event, History, Leader, Look, Node, Request, Route, Stall, read_history
 
 FAULT, HEALED, END = 101.0, 105.0, 112.0
-STRICT = Bars(leaves_s=1.0, calm_s=1.0, vacant_s=2.0, leaderless_s=7.0)
+STRICT = Bars(leaves_s=1.0, calm_s=1.0, prompt_s=2.0, vacant_s=2.0, leaderless_s=7.0)
 
 
 def answer(start: float, node: str = "node-2", took: float = 0.01) -> Request:
@@ -27,6 +27,7 @@ def good() -> History:
     history = History("both", 100.0, HEALED, {"victim": "node-1"})
     history.requests = [answer(100 + step / 10) for step in range(120)]
     history.requests += [answer(100.5, "node-1"), answer(101.3, "node-1"), answer(108.0, "node-1")]
+    history.requests += [answer(104.0, "node-1", took=1.9)]  # ended when the node was back
     history.events = [
         Event(99.0, "Arm", "x", fault=False),
         Event(FAULT, "SIGKILL", "node-1"),
@@ -63,7 +64,7 @@ LATE_LOOKS = [Look(105.5, ["node-1 is DEAD"]), Look(110.5, ["node-1 is DEAD"]), 
         ({"requests": [answer(100.0), WRONG]}, "1 answers are wrong"),
         ({"requests": []}, "nothing was tested"),
         ({"requests": [answer(102.6, "node-1")]}, "node-1 answered xds 1.10 s after it was out of the routes"),
-        ({"requests": [answer(102.1, took=1.2)]}, "took 1.20 s"),
+        ({"requests": [answer(102.1, took=2.2)]}, "took 2.20 s"),
         (
             {"leaders": [Leader(104.0, 8, 0, ""), Leader(104.5, 9, 9, "b"), Leader(104.6, 10, 9, "c")]},
             "several leaders",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from meshkit.errors import AimeshError
 from tests.chaos.check import figures, starved, violations
 from tests.chaos.conftest import Meshes
 from tests.chaos.history import History
@@ -50,6 +51,8 @@ def _violations(meshes: Meshes, scenario: Scenario) -> tuple[History, list[str]]
     wrong = ["the scenario was cut short"]
     try:
         wrong = violations(meshes.loop.run(runner.run(scenario)), scenario.bars)
+    except (AssertionError, AimeshError) as error:  # an act that could not be done
+        wrong = [f"{type(error).__name__}: {error}"]
     finally:
         if wrong:
             runner.history.write(_path(runner.history))

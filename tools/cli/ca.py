@@ -1,4 +1,4 @@
-"""`aimesh ca init | issue | show | renew`: the mesh's own certificate authority."""
+"""`aimesh ca init | issue | show | renew | revoke | revoked`: the mesh's own certificate authority."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tools.cli.options import Json, StateDir
+from tools.cli.revocation import revoke, revoked
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -125,6 +126,10 @@ def renew(
         print_json({**described(certificate), "cert": str(tls.cert), "key": str(tls.key)})
         return
     console().print(f"Renewed {tls.cert}: valid until {described(certificate)['until']}.", soft_wrap=True)
+
+
+app.command()(revoke)
+app.command()(revoked)
 
 
 def written(out: Path) -> dict[str, str]:

@@ -43,8 +43,10 @@ async def connect(mesh: Mesh, what: Literal["coordinator", "gateway"]) -> AsyncI
     Coordinators ask callers for a certificate. Who has only a key reaches them through the gateway.
     """
     only_key = mesh.credentials.ca is not None and mesh.credentials.cert is None and mesh.gateway != ""
-    addresses = mesh.coordinators if what == "coordinator" and not only_key else (require_gateway(mesh),)
-    channels = [mesh.credentials.channel(address) for address in addresses]
+    direct = what == "coordinator" and not only_key
+    addresses = mesh.coordinators if direct else (require_gateway(mesh),)
+    to = mesh.credentials.coordinator_channel if direct else mesh.credentials.gateway_channel
+    channels = [to(address) for address in addresses]
     try:
         chosen = await _first_ready(channels)
         if chosen is None:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from aimesh.identity.v1 import identity_pb2, identity_pb2_grpc
 from meshkit.certificates import Names, names_of, new_key, parse_certificate, request
-from meshkit.channel import aio_channel
+from meshkit.channel import coordinator_channel
 from meshkit.errors import InvalidInputError, PreconditionError
 from meshkit.settings import load_settings
 from meshkit.tls import TlsSettings, channel_credentials
@@ -51,7 +51,7 @@ async def renew_files(tls: TlsSettings, addresses: tuple[str, ...], state_dir: P
     names, key = names_of(parse_certificate(tls.cert.read_bytes())), new_key()
     csr = request(key, names).decode()
     for address in addresses or find_mesh(state_dir).coordinators:
-        async with aio_channel(address, credentials=channel_credentials(tls)) as channel:
+        async with coordinator_channel(address, credentials=channel_credentials(tls)) as channel:
             try:
                 answer = await identity_pb2_grpc.RenewalServiceStub(channel).Renew(
                     identity_pb2.RenewRequest(csr=csr), timeout=CALL_TIMEOUT_S
@@ -69,7 +69,7 @@ async def enroll(address: str, ca: bytes, token: str, names: Names, out: Path) -
     """Gets a first certificate for a join token and writes it. Raises what the coordinator answers."""
     key: ec.EllipticCurvePrivateKey = new_key()
     csr = request(key, names).decode()
-    async with aio_channel(address, credentials=grpc.ssl_channel_credentials(ca)) as channel:
+    async with coordinator_channel(address, credentials=grpc.ssl_channel_credentials(ca)) as channel:
         # Not tried again: a token is good once, and the answer may be what was lost.
         answer = await identity_pb2_grpc.EnrollmentServiceStub(channel).Enroll(
             identity_pb2.EnrollRequest(token=token, csr=csr), timeout=CALL_TIMEOUT_S

@@ -47,10 +47,7 @@ def simulate(
     from tools.simulate.view import PartsView, plain, tables
 
     plan = Plan(nodes, models, clients, coordinators, etcd, _seconds(duration), churn, _seconds(idle), seed)
-    reports = []
-    for each in growth(plan) if grow else (plan,):
-        with PartsView(each) as view:
-            reports.append(simulated(each, view.tell))
+    reports = simulated(growth(plan) if grow else (plan,), PartsView)
     if as_json:
         print_json([plain(report) for report in reports] if grow else plain(reports[0]))
     else:

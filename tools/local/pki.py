@@ -45,7 +45,7 @@ async def ensure_api_key(layout: Layout) -> None:
     folder = layout.client_tls_dir
     if folder is None or (folder / API_KEY).exists():
         return
-    async with own_credentials(layout).channel(layout.coordinators[0]) as channel:
+    async with own_credentials(layout).coordinator_channel(layout.coordinators[0]) as channel:
         stub: Any = identity_pb2_grpc.IdentityServiceStub(channel)
         # Another with the same name is left from a start that was cut off before the key was on disk.
         request = identity_pb2.CreateKeyRequest(name=f"local-{secrets.token_hex(4)}", scopes=[scope_pb2.SCOPE_INFER])

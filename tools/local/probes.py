@@ -54,7 +54,7 @@ async def _any_status(layout: Layout) -> cluster_pb2.Status | None:
 
 
 async def _status(layout: Layout, address: str) -> cluster_pb2.Status | None:
-    async with own_credentials(layout).channel(address) as channel:
+    async with own_credentials(layout).coordinator_channel(address) as channel:
         stub = cluster_pb2_grpc.ClusterServiceStub(channel)
         try:
             answer = await stub.GetStatus(cluster_pb2.GetStatusRequest(), timeout=PROBE_TIMEOUT_S)

@@ -27,6 +27,12 @@ OWN_CONNECTION: list[tuple[str, int | str]] = [("grpc.use_local_subchannel_pool"
 """Agents and clients of one process share no connection, as those of many machines do not."""
 
 Message = membership_pb2.AgentMessage
+_LOAD = membership_pb2.Load(
+    cpu_utilization=0.25,
+    memory_used_bytes=8 << 30,
+    gpus=[membership_pb2.GpuLoad(index=index, memory_used_bytes=1 << 30) for index in range(4)],
+)
+_HEARTBEAT = Message(heartbeat=membership_pb2.Heartbeat(load=_LOAD))
 Told = Callable[[str, frozenset[str], frozenset[str]], None]
 """(node id, models that are READY from now on, models that are gone): called as the report that says so is made."""
 
@@ -136,7 +142,7 @@ class Agent:
             except TimeoutError:
                 beat_at = max(beat_at + interval_s, time.monotonic())
                 self._tally.heartbeats += 1
-                await _send(call, Message(heartbeat=membership_pb2.Heartbeat(load=_load())))
+                await _send(call, _HEARTBEAT)
                 continue
             self._wake.clear()
             if self._report_due:
@@ -185,9 +191,3 @@ async def _welcome(call: Any, address: str) -> membership_pb2.Welcome:
     if isinstance(message, membership_pb2.CoordinatorMessage):
         return message.welcome
     raise UnavailableError(f"{address} ended the session before Welcome: {await call.details()}")
-
-
-def _load() -> membership_pb2.Load:
-    """What an idle host of four GPUs reports."""
-    gpus = [membership_pb2.GpuLoad(index=index, memory_used_bytes=1 << 30) for index in range(4)]
-    return membership_pb2.Load(cpu_utilization=0.25, memory_used_bytes=8 << 30, gpus=gpus)

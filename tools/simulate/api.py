@@ -17,6 +17,7 @@ from aimesh.cluster.v1 import cluster_pb2, cluster_pb2_grpc
 from aimesh.registry.v1 import registry_pb2, registry_pb2_grpc
 from aimesh.routing.v1 import routing_pb2, routing_pb2_grpc
 from meshkit.channel import aio_channel
+from meshkit.errors import DeadlineError
 from meshkit.grpc_errors import from_call
 from tools.simulate.plan import MODEL_BYTES, VERSION
 
@@ -35,6 +36,8 @@ class Api:
     def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
         self._channels = list(channels)
         self._turn = 0
+        self.late = 0
+        """Deployments whose answer did not come in time, though they were written: the coordinator was far behind."""
 
     async def leader(self, index: int) -> str:
         """Id of the leader that the coordinator with this index knows; empty while it knows none."""
@@ -75,7 +78,10 @@ class Api:
 
     async def _gated_scale(self, gate: asyncio.Semaphore, model: str, replicas: int) -> None:
         async with gate:
-            await self.scale(model, replicas)
+            try:
+                await self.scale(model, replicas)
+            except DeadlineError:
+                self.late += 1
 
     async def _record(self, gate: asyncio.Semaphore, name: str, digest: str) -> None:
         version = registry_pb2.ModelVersion(

@@ -41,6 +41,7 @@ class Usage:
     """What processes have used so far, by name."""
 
     cpu_s: Mapping[str, float]
+    """User and system time in seconds; that of the whole machine is called machine."""
     resident_bytes: Mapping[str, int]
 
 
@@ -77,8 +78,10 @@ def usage(pids: Mapping[str, int]) -> Usage:
     processes = {**pids, "simulator": os.getpid()}
     try:
         seen = {name: psutil.Process(pid) for name, pid in processes.items()}
+        whole = psutil.cpu_times()
+        busy = sum(whole) - whole.idle - getattr(whole, "iowait", 0.0)
         return Usage(
-            {name: sum(process.cpu_times()[:2]) for name, process in seen.items()},
+            {"machine": busy, **{name: sum(process.cpu_times()[:2]) for name, process in seen.items()}},
             {name: process.memory_info().rss for name, process in seen.items()},
         )
     except psutil.NoSuchProcess as error:

@@ -38,7 +38,9 @@ class Part:
     etcd_writes_per_s: float
     etcd_proposals_per_s: float
     cpu_cores: Mapping[str, float]
-    """Cores kept busy on average, by process."""
+    """Cores kept busy on average, by process of the simulation."""
+    other_cores: float
+    """Cores kept busy on average by everything else on the machine."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Report:
     changes: int
     skipped: int
     superseded: int
+    late_calls: int
+    """Calls that deployed a model and were not answered in time, though they were heeded."""
     sessions_lost: Mapping[str, int]
     """Sessions of agents that nobody meant to end, by reason."""
     streams_lost: Mapping[str, int]
@@ -119,11 +123,14 @@ class Report:
 def part(before: Reading, after: Reading) -> Part:
     """What happened between two readings."""
     seconds = after.at - before.at
+    cores = {name: rate(before.usage.cpu_s[name], spent, seconds) for name, spent in after.usage.cpu_s.items()}
+    machine = cores.pop("machine")
     return Part(
         seconds,
         after.etcd.writes - before.etcd.writes,
         after.etcd.revision - before.etcd.revision,
         rate(before.etcd.writes, after.etcd.writes, seconds),
         rate(before.etcd.proposals, after.etcd.proposals, seconds),
-        {name: rate(before.usage.cpu_s[name], spent, seconds) for name, spent in after.usage.cpu_s.items()},
+        cores,
+        max(0.0, machine - sum(cores.values())),
     )

@@ -8,8 +8,8 @@ import functools
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 
 from meshkit.errors import AimeshError, DeadlineError
@@ -37,16 +37,28 @@ Tell = Callable[[str, int, int], None]
 """(part, done, total)."""
 
 
-def simulate(plan: Plan, tell: Tell) -> Report:
-    """Runs a plan and measures it. Whatever happens, nothing that it started is left behind.
+def simulate(plans: Sequence[Plan], show: Callable[[Plan], AbstractContextManager[Tell]]) -> list[Report]:
+    """Runs plans one after the other and measures them. Whatever happens, nothing that it started is left behind.
 
-    Raises UnavailableError or DeadlineError when a server does not start or ends, or a part takes far too long.
+    `show` gives what is told how far a plan is. Raises UnavailableError or DeadlineError when a server does not start
+    or ends, or a part takes far too long.
     """
-    with tempfile.TemporaryDirectory(prefix="aimesh-simulate-") as root, servers(plan, Path(root)) as running:
-        try:
-            return asyncio.run(_watched(plan, running, tell))
-        except BaseExceptionGroup as group:
-            raise find_error(group) or group from None
+    try:
+        return asyncio.run(_each(plans, show))  # one event loop: gRPC's asyncio half serves a process one well
+    except BaseExceptionGroup as group:
+        raise find_error(group) or group from None
+
+
+async def _each(plans: Sequence[Plan], show: Callable[[Plan], AbstractContextManager[Tell]]) -> list[Report]:
+    reports = []
+    for plan in plans:
+        with (
+            show(plan) as tell,
+            tempfile.TemporaryDirectory(prefix="aimesh-simulate-") as root,
+            servers(plan, Path(root)) as running,
+        ):
+            reports.append(await _watched(plan, running, tell))
+    return reports
 
 
 async def _watched(plan: Plan, running: Servers, tell: Tell) -> Report:
@@ -231,6 +243,7 @@ class _Simulation:
             changes=churn.made,
             skipped=churn.skipped,
             superseded=board.superseded,
+            late_calls=churn.api.late,
             sessions_lost=tally.sessions_lost,
             streams_lost=self.population.traffic.streams_lost,
             resident_bytes={},

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,10 +24,16 @@ from tools.local.ports import is_free
 from tools.simulate.plan import Plan
 
 _FIRST_PORT = 20_000
-_PR_SET_PDEATHSIG = 1
 _BROKE = re.compile(r"panic: |fatal error: ")  # Go says first what broke, Python last
 _LINES = 20
-_LIBC = ctypes.CDLL(None, use_errno=True)
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""Becomes the program in its arguments, which the kernel kills when this process ends. A function run between fork and
+exec would do the same, but gRPC's threads do not live through a fork."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,13 @@ class Servers:
         """Starts one in a group of its own, which the kernel ends should this process die without a word."""
         with self.place.log(name).open("ab") as output:
             self._children[name] = subprocess.Popen(
-                argv,
+                [sys.executable, "-S", "-E", "-c", _END_WITH_PARENT, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 cwd=self.place.root,
                 env=child_environment(os.environ),
-                preexec_fn=_end_with_parent,  # before there is any other thread
             )
 
     def stop(self) -> None:
@@ -148,10 +151,6 @@ def _choose(plan: Plan, root: Path) -> Place:
         raise ExhaustedError(f"no {wanted} free ports from {_FIRST_PORT} to {LAST_BASE}", hint="see: ss -ltn")
     etcd, peers = tuple(found[: plan.etcd]), tuple(found[plan.etcd : 2 * plan.etcd])
     return Place(root, etcd, peers, tuple(found[2 * plan.etcd :]))
-
-
-def _end_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -38,8 +38,8 @@ KINDS = {
 
 
 class PartsView:
-    """A context in which `tell(part, done, total)` shows progress on standard error: bars, or in a pipe one line a
-    part."""
+    """A context that gives a function: `tell(part, done, total)` shows progress on standard error, as bars; in a pipe
+    each part is a line once it is done."""
 
     def __init__(self, plan: Plan) -> None:
         self._console = progress_console()
@@ -51,16 +51,16 @@ class PartsView:
         self._progress = Progress(*columns, TimeElapsedColumn(), console=self._console, disable=not terminal)
         self._console.print(_title(plan), soft_wrap=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Callable[[str, int, int], None]:
         self._progress.start()
-        return self
+        return self._tell
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
 
-    def tell(self, part: str, done: int, total: int) -> None:
+    def _tell(self, part: str, done: int, total: int) -> None:
         """A part is this far."""
         if part not in self._bars:
             self._bars[part] = self._progress.add_task(WORDS[part], total=total)
@@ -129,6 +129,7 @@ def _rows(reports: Sequence[Report]) -> Iterator[tuple[str, list[str]]]:
         yield row(
             f"CPU {who}, idle / churn (%)", lambda r, who=who: f"{_cpu(r, 'idle', who)} / {_cpu(r, 'churn', who)}"
         )
+    yield row("CPU of other programs, idle / churn (%)", lambda r: " / ".join(_others(r, p) for p in ("idle", "churn")))
     yield row("largest coordinator", lambda r: _megabytes(r.largest_coordinator_bytes))
     yield row("largest etcd / simulator", lambda r: f"{_largest(r, 'etcd')} / {_largest(r, 'simulator')}")
     yield row("load average before / after", lambda r: f"{r.machine.load_before:.1f} / {r.machine.load_after:.1f}")
@@ -154,7 +155,8 @@ def _verdict(report: Report) -> Iterator[Text]:
     )
     yield Text(
         f"{report.changes} changes made, {report.skipped} skipped (nothing at rest to change), "
-        f"{report.superseded} overtaken by another one, {len(report.lost)} never arrived.",
+        f"{report.superseded} overtaken by another one, {len(report.lost)} never arrived; "
+        f"{report.late_calls} calls to deploy were answered too late.",
         "dim",
     )
     for bar, measured, holds in report.bars:
@@ -169,6 +171,10 @@ def _pair(spread: Spread, *, count: bool = False) -> str:
 
 def _cpu(report: Report, part: str, who: str) -> str:
     return f"{sum(cores for name, cores in report.parts[part].cpu_cores.items() if name.startswith(who)):.0%}"
+
+
+def _others(report: Report, part: str) -> str:
+    return f"{report.parts[part].other_cores:.0%}"
 
 
 def _mean_cpu(report: Report, part: str, who: str) -> str:

@@ -24,7 +24,7 @@ from tests.processes import EtcdServer, eventually
 async def test_a_triton_without_its_agent_serves_as_long_as_it_answers(etcd: EtcdServer, tmp_path: Path) -> None:
     folder = tmp_path / "triton"
     folder.mkdir()
-    with tritons(folder, 1) as (triton,):
+    with tritons(folder, 1, ("m",)) as (triton,):
         async with coordinator(etcd, tmp_path) as c1:
             n1 = await _serving(c1, "n1", triton.grpc_port)
             await n1.vanish()
@@ -48,7 +48,7 @@ async def test_a_hanging_triton_is_out_within_a_second_and_back_when_it_goes_on(
 ) -> None:
     folder = tmp_path / "triton"
     folder.mkdir()
-    with tritons(folder, 1) as (triton,):
+    with tritons(folder, 1, ("m",)) as (triton,):
         async with coordinator(etcd, tmp_path, node_ttl_s=60) as c1:
             n1 = await _serving(c1, "n1", triton.grpc_port)
             os.kill(triton.process.pid, signal.SIGSTOP)

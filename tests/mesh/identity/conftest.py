@@ -51,7 +51,7 @@ class Secure:
         """A channel that shows a certificate (an administrator's when none is named), and an API key."""
         tls = tls or self.authority.issue("admin", "root")
         credentials = ClientCredentials(tls.ca, tls.cert, tls.key, api_key)
-        async with credentials.channel(self.settings.address) as channel:
+        async with credentials.coordinator_channel(self.settings.address) as channel:
             yield channel
 
     async def call(self, method: str, request: Any, tls: TlsSettings | None = None, api_key: str = "") -> Any:

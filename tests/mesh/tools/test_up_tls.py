@@ -103,7 +103,7 @@ async def _from_where(mesh: Aimesh) -> None:
     """The audit log has the address of whoever calls through the gateway, not the one that it says."""
     key = mesh.run("keys", "create", "eve", "--scope", "admin").stdout.splitlines()[0].strip()
     seen_by = ClientCredentials(ca=mesh.record.layout.tls_dir / "ca.pem", api_key=key)
-    async with seen_by.channel(mesh.record.layout.gateway) as channel:
+    async with seen_by.gateway_channel(mesh.record.layout.gateway) as channel:
         stub: Any = identity_pb2_grpc.IdentityServiceStub(channel)
         request = identity_pb2.CreateKeyRequest(name="made-by-eve", scopes=[scope_pb2.SCOPE_READ])
         await stub.CreateKey(request, timeout=15, metadata=(("x-forwarded-for", "192.0.2.66"),))

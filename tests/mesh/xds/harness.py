@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import ssl
 import subprocess
@@ -23,6 +24,7 @@ from coordinator.state import State
 from coordinator.xds.bootstrap import client_bootstrap
 from coordinator.xds.compile import compile_snapshot
 from coordinator.xds.server import SERVICE_NAME, XdsServer
+from meshkit.auth import AuthInterceptor, identify
 from meshkit.process import ProcessId, end_group
 from meshkit.server import MeshServer
 from meshkit.tls import TlsSettings, server_credentials
@@ -71,7 +73,9 @@ class Coordinator:
         self._loop.close()
 
     async def _start(self, port: int) -> MeshServer:
-        server = MeshServer(f"127.0.0.1:{port}", [SERVICE_NAME], credentials=server_credentials(self._tls))
+        guards = [AuthInterceptor(functools.partial(identify, tls=True, check_key=None))] if self._tls.on else []
+        credentials = server_credentials(self._tls)
+        server = MeshServer(f"127.0.0.1:{port}", [SERVICE_NAME], credentials=credentials, interceptors=guards)
         self.xds.add_to(server.grpc)
         await server.start()
         return server

@@ -13,12 +13,16 @@ import grpc
 import pytest
 import tritonclient.grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from envoy.config.route.v3 import route_pb2
+from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
 from aimesh.identity.v1 import identity_pb2, scope_pb2
 from aimesh.membership.v1 import membership_pb2
 from coordinator.identity.signing import Signer
 from coordinator.state import State
-from meshkit.tls import TlsSettings
+from coordinator.xds.gateway_routes import GATEWAY_ROUTES
+from coordinator.xds.snapshot import RDS
+from meshkit.tls import Role, TlsSettings, channel_credentials
 from tests.certificates import TestAuthority
 from tests.mesh.xds import harness
 from tests.mesh.xds.clients import add_one, one_input, own_xds, refusal
@@ -121,6 +125,21 @@ def test_the_gateway_takes_a_renewed_certificate_without_a_restart(mesh: SecureM
     replaced.rename(replaced.with_suffix(".new"))
     replaced.with_suffix(".new").rename(replaced)  # as whoever writes atomically does: Envoy watches for the rename
     harness.eventually(lambda: _served_certificate(mesh.gateway) != before, "Envoy shows the new certificate")
+
+
+@pytest.mark.parametrize(("role", "given"), [("gateway", GATEWAY_ROUTES), ("node", "addone"), ("admin", "addone")])
+def test_only_gateways_get_the_gateways_routes(mesh: SecureMesh, role: Role, given: str) -> None:
+    """They tell the ids of live keys, and any program can say that it is Envoy."""
+    mesh.coordinator.publish(mesh.state(50, "k1"))
+    credentials = channel_credentials(mesh.authority.issue(role, "other"))
+    assert credentials is not None
+    asked = discovery_pb2.DiscoveryRequest(type_url=RDS, resource_names=[GATEWAY_ROUTES, "addone"])
+    asked.node.user_agent_name = "envoy"
+    with grpc.secure_channel(mesh.coordinator.address, credentials) as channel:
+        stub = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel)
+        (routes,) = next(stub.StreamAggregatedResources(iter([asked]), timeout=15)).resources
+    assert route_pb2.RouteConfiguration.FromString(routes.value).name == given
+    assert (b"k1" in routes.value) == (role == "gateway")
 
 
 def _answers(client: Any, headers: dict[str, str]) -> bool:

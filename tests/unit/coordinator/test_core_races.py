@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aimesh.membership.v1 import membership_pb2
+from aimesh.registry.v1 import registry_pb2
 from coordinator import keys
+from coordinator.api.artifacts import ArtifactsService
 from coordinator.controller import PlacementController
 from coordinator.decode import advance
 from coordinator.etcd import Created, KeyValue, Put
@@ -29,6 +32,7 @@ from coordinator.prober import Prober
 from coordinator.session import Session
 from coordinator.sessions import Sessions
 from coordinator.state import State
+from meshkit.blobs import BlobStore
 from meshkit.errors import DataLossError, InvalidInputError, UnavailableError
 from meshkit.tls import TlsSettings
 from tests.processes import eventually
@@ -248,3 +252,26 @@ def test_a_report_must_hold_ports_and_its_messages_end() -> None:
     report.triton.http_port = 65536
     with pytest.raises(InvalidInputError, match="http_port is 65536"):
         check_report("n1", report)
+
+
+async def test_a_blob_that_a_new_version_takes_over_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.api.artifacts.RECORDING_S", 0.05)
+    blobs = BlobStore(tmp_path)
+    kept, lost = (hashlib.sha256(text).hexdigest() for text in (b"kept", b"lost"))
+    for digest, text in ((kept, b"kept"), (lost, b"lost")):
+        blobs.append(digest, text)
+        blobs.commit(digest)
+    old = registry_pb2.ModelVersion(files=[registry_pb2.ModelFile(digest=each) for each in (kept, lost)])
+    new = registry_pb2.ModelVersion(files=[registry_pb2.ModelFile(digest=kept)])
+    memory: Any = Memory()
+    mirror = Mirror(memory)
+    mirror._publish(State(revision=1, versions={("m", "1.0.0"): old}))
+    made: Any = None
+    forgetting = asyncio.create_task(ArtifactsService(blobs, made).forget_unused(mirror))
+    await settled()
+    mirror._publish(State(revision=2))
+    await settled()
+    mirror._publish(State(revision=3, versions={("m", "2.0.0"): new}))
+    await eventually(lambda: lost not in blobs.held(), what="the other blob removed")
+    assert kept in blobs.held()
+    forgetting.cancel()

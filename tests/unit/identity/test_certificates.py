@@ -16,6 +16,7 @@ from meshkit.certificates import (
     ETCD_MEMBER,
     Authority,
     Names,
+    issued_at,
     key_pem,
     make_names,
     names_of,
@@ -26,7 +27,7 @@ from meshkit.certificates import (
     request,
 )
 from meshkit.errors import AimeshError, ConflictError, InvalidInputError, PreconditionError
-from meshkit.tls import ROLES, Identity, Role, TlsSettings, check_binding
+from meshkit.tls import COORDINATOR_NAME, ROLES, Identity, Role, TlsSettings, check_binding
 from tests.certificates import TestAuthority
 from tools.certificates import create_authority, issue, load_authority
 
@@ -55,20 +56,28 @@ def test_a_certificate_ends_no_later_than_its_authority() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_only_coordinators_and_members_have_the_names_that_etcd_asks_for(role: Role) -> None:
+def test_only_coordinators_and_members_have_the_names_of_their_roles(role: Role) -> None:
     names = make_names(Identity(role, "x-1"), (), ["host.example"])
     issued = parse_certificate(Authority.create(NOW).issue(names, new_key().public_key(), NOW, timedelta(days=1)))
     hosts = issued.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    of_role = {"coordinator": [ETCD_CLIENT], "etcd": [ETCD_CLIENT, ETCD_MEMBER]}
+    of_role = {"coordinator": [ETCD_CLIENT, COORDINATOR_NAME], "etcd": [ETCD_CLIENT, ETCD_MEMBER]}
     assert hosts.get_values_for_type(x509.DNSName) == ["host.example", *of_role.get(role, [])]
 
 
-@pytest.mark.parametrize("host", [ETCD_CLIENT, ETCD_MEMBER.upper(), f"{ETCD_CLIENT}.", "*.etcd.aimesh.internal"])
+@pytest.mark.parametrize(
+    "host", [COORDINATOR_NAME, ETCD_CLIENT, ETCD_MEMBER.upper(), f"{ETCD_CLIENT}.", "*.etcd.aimesh.internal"]
+)
 def test_nobody_can_ask_for_those_names(host: str) -> None:
     with pytest.raises(InvalidInputError, match="come with a role"):
         make_names(Identity("node", "n1"), (), [host])
     with pytest.raises(InvalidInputError, match="come with a role"):
         read_request(request(new_key(), Names(Identity("node", "n1"), (), (host,))))
+
+
+def test_a_certificate_tells_when_it_was_issued() -> None:
+    """It begins earlier; revocations go by when it was made."""
+    made = Authority.create(NOW).issue(Names(Identity("node", "n1")), new_key().public_key(), NOW, timedelta(days=1))
+    assert issued_at(parse_certificate(made)) == NOW
 
 
 def test_names_cover_only_what_they_have() -> None:

@@ -16,14 +16,14 @@ from tools.gateway_security import key_filters
 @pytest.mark.parametrize("target", ["10.0.0.1:8503", "mesh.example:8500", "[2001:db8::1]:8500", "localhost.example:1"])
 async def test_a_key_is_not_sent_in_plain_text(target: str) -> None:
     with pytest.raises(InvalidInputError, match="plain text") as refused:
-        ClientCredentials(api_key="k").channel(target)
+        ClientCredentials(api_key="k").coordinator_channel(target)
     assert refused.value.reason == "TLS_REQUIRED"
-    await ClientCredentials().channel(target).close(None)
+    await ClientCredentials().coordinator_channel(target).close(None)
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1:8503", "localhost:8503", "[::1]:8503"])
 async def test_on_one_machine_it_is(target: str) -> None:
-    await ClientCredentials(api_key="k").channel(target).close(None)
+    await ClientCredentials(api_key="k").coordinator_channel(target).close(None)
 
 
 def test_the_gateway_takes_keys_from_one_place_and_gives_them_to_no_node() -> None:

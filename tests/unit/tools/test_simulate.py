@@ -113,15 +113,17 @@ def test_heartbeats_that_write_and_lost_changes_are_problems_and_bars_say_what_w
     assert [holds for _, _, holds in good.bars] == [True, True]
     assert any("3 transactions wrote to etcd" in problem for problem in bad.problems)
     assert any("1 of 10 clients" in problem for problem in bad.problems)
-    assert good.parts["idle"].cpu_cores == {"coordinator-1": 0.5}
+    assert (good.parts["idle"].cpu_cores, good.parts["idle"].other_cores) == ({"coordinator-1": 0.5}, 1.0)
 
 
 def _report(idle_revisions: int, lost: tuple[str, ...] = ()) -> Report:
-    before = Reading(10.0, EtcdCounters(5, 5, 0, 9), Usage({"coordinator-1": 1.0}, {"coordinator-1": 100}))
+    before = Reading(
+        10.0, EtcdCounters(5, 5, 0, 9), Usage({"machine": 4.0, "coordinator-1": 1.0}, {"coordinator-1": 100})
+    )
     after = Reading(
         12.0,
         EtcdCounters(5 + idle_revisions, 5 + idle_revisions, 0, 9),
-        Usage({"coordinator-1": 2.0}, {"coordinator-1": 200}),
+        Usage({"machine": 7.0, "coordinator-1": 2.0}, {"coordinator-1": 200}),
     )
     return Report(
         plan=PLAN,
@@ -137,6 +139,7 @@ def _report(idle_revisions: int, lost: tuple[str, ...] = ()) -> Report:
         changes=2,
         skipped=0,
         superseded=0,
+        late_calls=0,
         sessions_lost={},
         streams_lost={},
         resident_bytes={"coordinator-1": 200, "etcd-1": 10**12},

@@ -15,6 +15,7 @@ from envoy.extensions.filters.http.grpc_field_extraction.v3 import config_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.resource_monitors.downstream_connections.v3 import downstream_connections_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2
@@ -29,6 +30,7 @@ _PACKED = (
     buffer_pb2,
     cel_pb2,
     config_pb2,
+    downstream_connections_pb2,
     file_pb2,
     http_connection_manager_pb2,
     http_protocol_options_pb2,

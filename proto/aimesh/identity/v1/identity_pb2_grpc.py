@@ -65,6 +65,16 @@ class IdentityServiceStub:
                 request_serializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeJoinTokenRequest.SerializeToString,
                 response_deserializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeJoinTokenResponse.FromString,
                 _registered_method=True)
+        self.RevokeCertificates = channel.unary_unary(
+                '/aimesh.identity.v1.IdentityService/RevokeCertificates',
+                request_serializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeCertificatesRequest.SerializeToString,
+                response_deserializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeCertificatesResponse.FromString,
+                _registered_method=True)
+        self.ListRevocations = channel.unary_unary(
+                '/aimesh.identity.v1.IdentityService/ListRevocations',
+                request_serializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.ListRevocationsRequest.SerializeToString,
+                response_deserializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.ListRevocationsResponse.FromString,
+                _registered_method=True)
         self.WhoAmI = channel.unary_unary(
                 '/aimesh.identity.v1.IdentityService/WhoAmI',
                 request_serializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.WhoAmIRequest.SerializeToString,
@@ -129,6 +139,23 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeCertificates(self, request, context):
+        """Ends the certificates that an identity has by now: coordinators take them no longer, within a second, and end the
+        calls that are being made with them. Answers once a certificate that is issued then is taken. INVALID_ARGUMENT for
+        what is no identity, or one of etcd's members, which coordinators do not know; FAILED_PRECONDITION when it is the
+        caller's own and force is not set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRevocations(self, request, context):
+        """All revocations of certificates, by role and id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WhoAmI(self, request, context):
         """Who the caller is and what it may do.
         """
@@ -183,6 +210,16 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.RevokeJoinToken,
                     request_deserializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeJoinTokenRequest.FromString,
                     response_serializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeJoinTokenResponse.SerializeToString,
+            ),
+            'RevokeCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeCertificates,
+                    request_deserializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeCertificatesRequest.FromString,
+                    response_serializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeCertificatesResponse.SerializeToString,
+            ),
+            'ListRevocations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevocations,
+                    request_deserializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.ListRevocationsRequest.FromString,
+                    response_serializer=aimesh_dot_identity_dot_v1_dot_identity__pb2.ListRevocationsResponse.SerializeToString,
             ),
             'WhoAmI': grpc.unary_unary_rpc_method_handler(
                     servicer.WhoAmI,
@@ -363,6 +400,60 @@ class IdentityService:
             '/aimesh.identity.v1.IdentityService/RevokeJoinToken',
             aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeJoinTokenRequest.SerializeToString,
             aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeJoinTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.identity.v1.IdentityService/RevokeCertificates',
+            aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeCertificatesRequest.SerializeToString,
+            aimesh_dot_identity_dot_v1_dot_identity__pb2.RevokeCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.identity.v1.IdentityService/ListRevocations',
+            aimesh_dot_identity_dot_v1_dot_identity__pb2.ListRevocationsRequest.SerializeToString,
+            aimesh_dot_identity_dot_v1_dot_identity__pb2.ListRevocationsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -558,7 +649,7 @@ class RenewalServiceServicer:
         """Signs the request for the caller's own identity, as its certificate states it. FAILED_PRECONDITION when this
         coordinator has no authority's key to sign with, or the caller has no certificate. PERMISSION_DENIED when the request
         asks for another identity or for names that the certificate does not have, and for gateways, which show their
-        certificate in the calls that they pass on.
+        certificate in the calls that they pass on. UNAUTHENTICATED when the certificate was revoked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,6 +49,14 @@ class IdentityServiceStub:
     """All tokens that were not used and have not expired, by id."""
     RevokeJoinToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RevokeJoinTokenRequest, _identity_pb2.RevokeJoinTokenResponse]
     """Ends a token. NOT_FOUND when there is none."""
+    RevokeCertificates: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RevokeCertificatesRequest, _identity_pb2.RevokeCertificatesResponse]
+    """Ends the certificates that an identity has by now: coordinators take them no longer, within a second, and end the
+    calls that are being made with them. Answers once a certificate that is issued then is taken. INVALID_ARGUMENT for
+    what is no identity, or one of etcd's members, which coordinators do not know; FAILED_PRECONDITION when it is the
+    caller's own and force is not set.
+    """
+    ListRevocations: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListRevocationsRequest, _identity_pb2.ListRevocationsResponse]
+    """All revocations of certificates, by role and id."""
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_identity_pb2.WhoAmIRequest, _identity_pb2.WhoAmIResponse]
     """Who the caller is and what it may do."""
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListAuditEventsRequest, _identity_pb2.ListAuditEventsResponse]
@@ -77,6 +85,14 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """All tokens that were not used and have not expired, by id."""
     RevokeJoinToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.RevokeJoinTokenRequest, _identity_pb2.RevokeJoinTokenResponse]  # type: ignore[assignment]
     """Ends a token. NOT_FOUND when there is none."""
+    RevokeCertificates: _aio.UnaryUnaryMultiCallable[_identity_pb2.RevokeCertificatesRequest, _identity_pb2.RevokeCertificatesResponse]  # type: ignore[assignment]
+    """Ends the certificates that an identity has by now: coordinators take them no longer, within a second, and end the
+    calls that are being made with them. Answers once a certificate that is issued then is taken. INVALID_ARGUMENT for
+    what is no identity, or one of etcd's members, which coordinators do not know; FAILED_PRECONDITION when it is the
+    caller's own and force is not set.
+    """
+    ListRevocations: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListRevocationsRequest, _identity_pb2.ListRevocationsResponse]  # type: ignore[assignment]
+    """All revocations of certificates, by role and id."""
     WhoAmI: _aio.UnaryUnaryMultiCallable[_identity_pb2.WhoAmIRequest, _identity_pb2.WhoAmIResponse]  # type: ignore[assignment]
     """Who the caller is and what it may do."""
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListAuditEventsRequest, _identity_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
@@ -138,6 +154,26 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.RevokeJoinTokenResponse, _abc.Awaitable[_identity_pb2.RevokeJoinTokenResponse]]:
         """Ends a token. NOT_FOUND when there is none."""
+
+    @_abc_1.abstractmethod
+    def RevokeCertificates(
+        self,
+        request: _identity_pb2.RevokeCertificatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.RevokeCertificatesResponse, _abc.Awaitable[_identity_pb2.RevokeCertificatesResponse]]:
+        """Ends the certificates that an identity has by now: coordinators take them no longer, within a second, and end the
+        calls that are being made with them. Answers once a certificate that is issued then is taken. INVALID_ARGUMENT for
+        what is no identity, or one of etcd's members, which coordinators do not know; FAILED_PRECONDITION when it is the
+        caller's own and force is not set.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRevocations(
+        self,
+        request: _identity_pb2.ListRevocationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListRevocationsResponse, _abc.Awaitable[_identity_pb2.ListRevocationsResponse]]:
+        """All revocations of certificates, by role and id."""
 
     @_abc_1.abstractmethod
     def WhoAmI(
@@ -218,7 +254,7 @@ class RenewalServiceStub:
     """Signs the request for the caller's own identity, as its certificate states it. FAILED_PRECONDITION when this
     coordinator has no authority's key to sign with, or the caller has no certificate. PERMISSION_DENIED when the request
     asks for another identity or for names that the certificate does not have, and for gateways, which show their
-    certificate in the calls that they pass on.
+    certificate in the calls that they pass on. UNAUTHENTICATED when the certificate was revoked.
     """
 
 @_typing.type_check_only
@@ -230,7 +266,7 @@ class RenewalServiceAsyncStub(RenewalServiceStub):
     """Signs the request for the caller's own identity, as its certificate states it. FAILED_PRECONDITION when this
     coordinator has no authority's key to sign with, or the caller has no certificate. PERMISSION_DENIED when the request
     asks for another identity or for names that the certificate does not have, and for gateways, which show their
-    certificate in the calls that they pass on.
+    certificate in the calls that they pass on. UNAUTHENTICATED when the certificate was revoked.
     """
 
 class RenewalServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -245,7 +281,7 @@ class RenewalServiceServicer(metaclass=_abc_1.ABCMeta):
         """Signs the request for the caller's own identity, as its certificate states it. FAILED_PRECONDITION when this
         coordinator has no authority's key to sign with, or the caller has no certificate. PERMISSION_DENIED when the request
         asks for another identity or for names that the certificate does not have, and for gateways, which show their
-        certificate in the calls that they pass on.
+        certificate in the calls that they pass on. UNAUTHENTICATED when the certificate was revoked.
         """
 
 def add_RenewalServiceServicer_to_server(servicer: RenewalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -204,7 +204,7 @@ class RetryPolicy(_message.Message):
     """Tries beyond the first, hedges included; 0 turns retries off; at most 5."""
     budget_percent: _builtins.int
     """Retries and hedges in flight to one version may be at most this share of the requests in flight, in percent, or 64
-    if that is more (a few retries are no storm); 0 for 100; at most 100. Gateway only.
+    if that is more (a few retries are no storm); 0 for no budget; at most 100. Gateway only.
     """
     @_builtins.property
     def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
