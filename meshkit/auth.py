@@ -140,6 +140,7 @@ class _Call:
     """One that is being made, and can be ended."""
 
     principal: Principal
+    """Without its identity when the call does not depend on the certificate once it was admitted."""
     limit: asyncio.Timeout
     ended: AimeshError | None = field(default=None, init=False)
     """Why it was ended, once it was."""
@@ -206,7 +207,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if not principal.key_id and not (stream and principal.identity):
             yield
             return
-        async with self._while_valid(principal):
+        async with self._while_valid(principal if stream else replace(principal, identity=None)):
             yield
 
     @contextlib.asynccontextmanager

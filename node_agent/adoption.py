@@ -1,9 +1,15 @@
-"""Which models of an adopted Triton this agent goes on with: those that are just what was recorded of them."""
+"""Which models this agent goes on with without loading them: those that are just what was recorded of them.
+
+They are served by a Triton that it adopted, or by a new one that was started with them. A Triton opens its port once
+it has loaded what it was started with: who still asks it for these models, because no coordinator could take the node
+out of the routes, is refused a connection (and asks another node), and never told that there is no such model.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 import structlog
 from tritonclient.grpc import model_config_pb2
@@ -13,7 +19,7 @@ from meshkit.process import ProcessId
 from node_agent.gpuchoice import GpuShare
 from node_agent.modelconfig import KEY, scheduling_note
 from node_agent.repository import Repository
-from node_agent.served import Served, ServedRecord
+from node_agent.served import Served, ServedRecord, environment
 from node_agent.triton.client import TritonClient
 from node_agent.triton.selftest import NAME as SELFTEST
 from node_agent.triton.stubs import StubWatch
@@ -58,6 +64,54 @@ async def find_models(
         repository.clear, {name for name, entry in index.items() if entry.state not in ("", "UNAVAILABLE")}
     )
     log.info("models.adopted", models=[model.version.name for model in found])
+    return found
+
+
+def startable(served: ServedRecord, repository: Repository, verify: Callable[[str], bool]) -> list[str]:
+    """The models that a new Triton may be started with: they are laid out, whole, and passed their test as they are.
+
+    `verify` says whether a blob is what its digest says. Blocks on the disk.
+    """
+    here = environment()
+    return [
+        name
+        for name, recorded in sorted(served.all().items())
+        if recorded.environment == here
+        and (laid_out := LoadedAs.parse(repository.key_of(name))) is not None
+        and laid_out.key == recorded.key
+        and all(verify(digest) for digest in sorted(recorded.digests))
+    ]
+
+
+async def find_started(
+    names: Collection[str],
+    client: TritonClient,
+    pid: int,
+    served: ServedRecord,
+    repository: Repository,
+    stubs: StubWatch,
+) -> list[AdoptedModel]:
+    """What a Triton that was started with these models serves of them. What it could not load is forgotten.
+
+    Raises AimeshError when Triton does not answer.
+    """
+    index = await client.index()
+    found = []
+    for name in sorted(names):
+        entry, recorded = index.get(name), served.get(name)
+        model, doubt = None, entry.reason if entry is not None else "it is not there"
+        if entry is not None and entry.state == "READY":
+            alive = await asyncio.to_thread(stubs.find, pid, name)
+            own = replace(recorded, stubs=alive) if recorded and len(alive) >= len(recorded.stubs) else recorded
+            model, doubt = judge(name, await client.config(name), own, alive, repository)
+            if model is not None and own is not None:
+                await asyncio.to_thread(served.put, name, own)
+        if model is None:
+            log.warning("model.not_started", model=name, reason=doubt)
+            await asyncio.to_thread(served.forget, name)
+        else:
+            found.append(model)
+    log.info("models.started", models=[model.version.name for model in found])
     return found
 
 

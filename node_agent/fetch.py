@@ -58,6 +58,10 @@ class Fetcher:
             failpoint("fetch.downloaded")
             await uninterrupted(self._store.commit, file.digest)
 
+    def verify(self, digest: str) -> bool:
+        """Whether the store holds a blob that is what its digest says; one that is not is dropped. Blocks."""
+        return self._store.verify(digest)
+
     async def _download(self, file: registry_pb2.ModelFile, progress: Callable[[int], None]) -> None:
         backoff = Backoff(first_s=0.2, most_s=2.0)
         while True:

@@ -107,7 +107,7 @@ class Agent:
             except AimeshError as error:  # everything is loaded anew, and the audit unloads what is not wanted
                 log.warning("models.not_adopted", reason=str(error))
         else:
-            await asyncio.to_thread(self.steps.clear)
+            self.triton.starts_with = await asyncio.to_thread(self.steps.clear)
 
     async def leave(self) -> None:
         """Out of the mesh first, then out of work."""
@@ -201,4 +201,5 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
     session = Session(settings.coordinators, hello, models.report, lambda: load, models.assign, settings.tls)
     models.on_change = session.changed
     triton.on_change = models.wake
+    triton.choose_models, triton.on_started_with = steps.startable, models.resume
     return Agent(settings, triton, models, session, LoadSampler(store, gpus, host.limits), steps, load)

@@ -90,6 +90,16 @@ def adapt_config(text: str, name: str, environment: str, extras: Extras = NO_EXT
     return _finished(config, extras)
 
 
+def key_in(text: str) -> str:
+    """The KEY that a config.pbtxt has; empty for none, and for what is no configuration."""
+    config = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(text, config)
+    except text_format.ParseError:
+        return ""
+    return str(config.parameters[KEY].string_value) if KEY in config.parameters else ""
+
+
 def scheduling_obstacle(config: model_config_pb2.ModelConfig) -> str:
     """Why Triton's queue of this model takes no priorities, limits or timeouts; empty when it does.
 

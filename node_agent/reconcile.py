@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -76,15 +76,31 @@ class Reconciler:
 
     def adopt(self, models: Iterable[AdoptedModel]) -> None:
         """Goes on with what an adopted Triton serves. It is left as it is until a coordinator says what is wanted."""
-        now, generation = self._clock(), self._triton.status.generation
         for model in models:
-            name, version = model.version.name, model.version.version
-            work = ModelWork(model.version, READY, key=model.key, note=model.note, gpu=model.gpu, ready_at=now)
-            work.loaded = Loaded(version, model.key, generation, model.gpu, proven=True, adopted=True)
-            self._works[name] = work
-            self._steps.stubs.watch(name, model.stubs)
+            self._take(model, self._triton.status.generation, adopted=True)
             self._steps.condemn(model.strays)
         self.on_change()
+
+    async def resume(self, names: Collection[str], generation: int) -> None:
+        """Goes on with what came up of the models that Triton, in this generation, was started with."""
+        try:
+            models = await self._steps.find_started(names)
+        except AimeshError as error:  # they are loaded anew once a coordinator wants them
+            log.warning("models.not_resumed", reason=str(error))
+            return
+        for model in models:
+            self._take(model, generation, adopted=False)
+
+    def _take(self, model: AdoptedModel, generation: int, *, adopted: bool) -> None:
+        name, now = model.version.name, self._clock()
+        work = self._works.get(name)
+        if work is None:
+            work = ModelWork(model.version, READY, key=model.key, note=model.note, gpu=model.gpu, ready_at=now)
+            self._works[name] = work
+        version = model.version.version
+        work.loaded = Loaded(version, model.key, generation, model.gpu, proven=True, adopted=adopted)
+        self._steps.stubs.forget(name)
+        self._steps.stubs.watch(name, model.stubs)
 
     def serving(self) -> dict[str, str]:
         """The version that Triton answers with, by model; none while it is not ready."""
@@ -131,7 +147,14 @@ class Reconciler:
         wanted = {name: each.key for name, each in self._wanted.items()}
         held = {name: work.held() for name, work in self._works.items()}
         for name, action in decide(wanted, held, self._triton.status.holds, self._clock()).items():
-            self._act(name, action)
+            if action is not Action.SERVE or not self._may_come_back(name):
+                self._act(name, action)
+
+    def _may_come_back(self, name: str) -> bool:
+        """Whether the next Triton may be started with this model, which is not to be touched until that is known."""
+        work = self._works.get(name)
+        served = work is not None and work.state == READY
+        return not self._triton.status.holds and (served or name in self._triton.starts_with)
 
     def _act(self, name: str, action: Action) -> None:
         if action is Action.CANCEL:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from aimesh.registry.v1 import registry_pb2
 from meshkit.blobs import sha256_of
 from meshkit.errors import InvalidInputError, PreconditionError
-from node_agent.modelconfig import NO_EXTRAS, Extras, adapt_config, render_config
+from node_agent.modelconfig import NO_EXTRAS, Extras, adapt_config, key_in, render_config
 
 CONFIG = "config.pbtxt"
 
@@ -38,6 +38,13 @@ class Repository:
         for path in self.root.iterdir():
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def key_of(self, name: str) -> str:
+        """What the model is laid out as (`modelconfig.KEY`); empty when it is not there, or not by this class."""
+        try:
+            return key_in((self.root / _folder(name) / CONFIG).read_text(errors="replace"))
+        except OSError:
+            return ""
 
     def template_digest(self, runtime: str) -> str:
         """Of the runtime's model.py as it is installed now; empty for a user's own model, and for no such runtime."""

@@ -6,8 +6,10 @@ Triton itself says with which key a model was loaded (`modelconfig.KEY`); this s
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from importlib.metadata import version as package_version
 from pathlib import Path
 
 import structlog
@@ -27,6 +29,15 @@ class Served:
     gpu: GpuShare | None
     stubs: frozenset[ProcessId]
     """Its processes; none for a backend that runs inside Triton."""
+    digests: frozenset[str] = frozenset()
+    """Of its files."""
+    environment: str = ""
+    """What it passed its test in: see `environment`."""
+
+
+def environment() -> str:
+    """What models run in. With another NumPy, Triton's Python backend may give wrong answers without failing."""
+    return f"Python {sys.version}, NumPy {package_version('numpy')}"
 
 
 class ServedRecord:
@@ -39,6 +50,10 @@ class ServedRecord:
     def get(self, name: str) -> Served | None:
         """What was recorded of a model."""
         return self._served.get(name)
+
+    def all(self) -> dict[str, Served]:
+        """All that is recorded, by name."""
+        return dict(self._served)
 
     def put(self, name: str, served: Served) -> None:
         """Records that a model answers, in place of what was recorded before."""
@@ -58,7 +73,13 @@ class ServedRecord:
 
     def _write(self) -> None:
         document = {
-            name: {"key": served.key, "gpu": _plain(served.gpu), "stubs": [asdict(stub) for stub in served.stubs]}
+            name: {
+                "key": served.key,
+                "gpu": _plain(served.gpu),
+                "stubs": [asdict(stub) for stub in served.stubs],
+                "digests": sorted(served.digests),
+                "environment": served.environment,
+            }
             for name, served in self._served.items()
         }
         try:
@@ -79,6 +100,8 @@ def _read(path: Path) -> dict[str, Served]:
                 key=str(found["key"]),
                 gpu=GpuShare(**found["gpu"]) if found["gpu"] else None,
                 stubs=frozenset(ProcessId(**stub) for stub in found["stubs"]),
+                digests=frozenset(str(digest) for digest in found["digests"]),
+                environment=str(found["environment"]),
             )
             for name, found in document.items()
         }

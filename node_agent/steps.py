@@ -11,7 +11,7 @@ import structlog
 from meshkit.errors import AimeshError, UnavailableError
 from meshkit.failpoints import failpoint
 from meshkit.process import ProcessId
-from node_agent.adoption import AdoptedModel, find_models
+from node_agent.adoption import AdoptedModel, find_models, find_started, startable
 from node_agent.cgroup import read_oom_kills
 from node_agent.fetch import Fetcher
 from node_agent.modelconfig import Extras, scheduling_note
@@ -20,7 +20,7 @@ from node_agent.quiet import until_quiet
 from node_agent.reasons import plain_reason
 from node_agent.repository import Repository
 from node_agent.selfrequest import test_model
-from node_agent.served import Served, ServedRecord
+from node_agent.served import Served, ServedRecord, environment
 from node_agent.settings import AgentSettings
 from node_agent.threads import uninterrupted
 from node_agent.triton.server import InferenceServer
@@ -70,17 +70,33 @@ class Steps:
         triton = self._triton
         return await find_models(triton.client, triton.status.pid, self._served, self._repository, self.stubs)
 
-    def clear(self) -> None:
-        """Nothing is loaded: forgets and removes what there was. Blocks on the disk."""
-        self._served.keep(())
-        self._repository.clear()
+    async def startable(self) -> list[str]:
+        """The models that a new Triton is to be started with."""
+        return await uninterrupted(startable, self._served, self._repository, self._fetcher.verify)
+
+    async def find_started(self, names: Collection[str]) -> list[AdoptedModel]:
+        """What came up of the models that Triton was started with. Raises AimeshError when it does not answer."""
+        triton = self._triton
+        pid = triton.status.pid
+        return await find_started(names, triton.client, pid, self._served, self._repository, self.stubs)
+
+    def clear(self) -> list[str]:
+        """Nothing is loaded: forgets and removes all but what Triton can be started with, which is returned.
+
+        Blocks on the disk.
+        """
+        kept = startable(self._served, self._repository, lambda _: True)  # verified just before it starts
+        self._served.keep(kept)
+        self._repository.clear(kept)
+        return kept
 
     async def serve(self, work: ModelWork, keep: Collection[str]) -> None:
         """Fetches what is missing, verifies, lays out, loads and tests. `keep` are digests that must not be evicted."""
         await self._fetch(work, keep)
-        await self._lay_out(work)
         work.state, work.message = LOADING, "" if self._triton.status.ready else "Triton is not ready"
         self.on_change()
+        await self._triton.wait_ready()  # first: one that starts may be reading the version before
+        await self._lay_out(work)
         generation = await self._triton.wait_ready()
         work.pinned, work.message = True, ""
         stubs = await self._load(work.version.name)
@@ -89,7 +105,9 @@ class Steps:
         await self._test(work)
         if work.scheduling is not None:
             work.note = scheduling_note(await self._triton.client.config(work.version.name))
-        await uninterrupted(self._served.put, work.version.name, Served(work.key, work.gpu, stubs))
+        digests = frozenset(file.digest for file in work.version.files)
+        served = Served(work.key, work.gpu, stubs, digests, environment())
+        await uninterrupted(self._served.put, work.version.name, served)
         work.succeed(self._clock())
         log.info("model.ready", model=work.version.name, version=work.version.version)
 
@@ -141,6 +159,7 @@ class Steps:
         try:
             await self._triton.client.load(name, self._settings.triton.load_timeout_s)
         except UnavailableError as error:
+            await uninterrupted(self._served.forget, name)  # no Triton is to be started with what may have killed one
             raise TritonLostError(f"Triton went away while it loaded {name}: {error.message}") from None
         except AimeshError as error:
             self.stubs.watch(name, replaced)  # the version before goes on serving
@@ -168,6 +187,7 @@ class Steps:
         except AimeshError:
             work.loaded = None
             self.stubs.forget(name)
+            await uninterrupted(self._served.forget, name)
             await client.unload(name)  # what fails its own test must not answer anybody
             raise
 

@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, object, object]:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
     """Groups the tests that share a session's or a module's servers; all others go where a worker is free."""
     for item in items:
         area, *rest = item.path.relative_to(HERE).parts
@@ -29,4 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, o
             item.add_marker(pytest.mark.xdist_group("chaos"))  # one mesh for all
         elif area == "mesh" and rest[0] in ("inference", "xds"):
             item.add_marker(pytest.mark.xdist_group("/".join(rest)))
-    return (yield)
+    result = yield
+    grouped = [item for item in items if item.get_closest_marker("xdist_group")]
+    if config.getoption("loadgroup", False) and not all("@" in item.nodeid for item in grouped):
+        raise pytest.UsageError(
+            "pytest-xdist does not group tests: it and pytest are not the versions of constraints.txt"
+        )
+    return result

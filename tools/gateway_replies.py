@@ -14,10 +14,11 @@ _OVERFLOW = "UO"
 """Envoy's flag for a request beyond a cluster's limit, the only one of which is limits.max_requests."""
 _RESOURCE_EXHAUSTED = "8"
 _KEY_HINT = "this gateway takes API keys, as authorization: Bearer KEY (make one with: aimesh keys create)"
+_REVOKED_HINT = "the API key was revoked, or lacks the scope infer"
 
 
 def local_replies() -> dict[str, Any]:
-    """For a message larger than the buffer, a REST body larger than its limit, a request beyond max_requests, no key.
+    """For a message larger than the buffer, a REST body larger than its limit, a request over max_requests, a bad key.
 
     By itself Envoy would call the first three UNAVAILABLE over gRPC, and a caller would try it again at once.
     """
@@ -36,6 +37,11 @@ def local_replies() -> dict[str, Any]:
                 "filter": _all(_status(401), _over_grpc()),
                 "body_format_override": _text("%LOCAL_REPLY_BODY%; " + _KEY_HINT),
             },
+            {
+                "filter": _all(_status(403), _over_grpc()),
+                "body_format_override": _text("%LOCAL_REPLY_BODY%; " + _REVOKED_HINT),
+            },
+            {"filter": _status(403), "body_format_override": _error("%LOCAL_REPLY_BODY%; " + _REVOKED_HINT)},
             {"filter": _status(401), "body_format_override": _error("%LOCAL_REPLY_BODY%; " + _KEY_HINT)},
             {
                 "filter": _status(413),

@@ -89,7 +89,10 @@ def _check_storm(policy: routing_pb2.RoutePolicy) -> None:
     retry = policy.retry
     retries = retry.max_retries if policy.HasField("retry") else DEFAULT_RETRIES
     if retries > MOST_RETRIES:
-        raise _storm(f"{retries} retries would multiply an outage by {retries + 1}", f"at most {MOST_RETRIES}")
+        raise _storm(
+            f"policy.retry.max_retries of {retries} would multiply an outage by {retries + 1}",
+            f"at most {MOST_RETRIES}",
+        )
     if policy.HasField("hedge"):
         if not retries:
             raise _bad("policy.hedge without retries sends no second copy", "set retry.max_retries to 1 or 2")

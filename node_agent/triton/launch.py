@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +150,11 @@ def command(settings: AgentSettings, server: Path, backends: Path, secret: str) 
         f"--exit-timeout-secs={max(1, round(settings.drain_s))}",
         "--log-format=ISO8601",
     ]
+
+
+def startup_models(names: Collection[str]) -> list[str]:
+    """What makes Triton load models before it opens its ports. One that fails is left out, and no reason to exit."""
+    return ["--exit-on-error=false", *(f"--load-model={name}" for name in sorted(names))] if names else []
 
 
 def _tls_flags(tls: TlsSettings) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,12 @@ class InferenceServer:
         self.client = TritonClient(address, settings.tls)
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of `status`."""
+        self.choose_models: Callable[[], Awaitable[Collection[str]]] = _no_models
+        """Asked before a Triton is started: the models that it is to load before it opens its ports."""
+        self.on_started_with: Callable[[Collection[str], int], Awaitable[None]] = _ignore
+        """Called with those and the generation that is about to be ready."""
+        self.starts_with: Collection[str] = ()
+        """What the Triton that is about to be ready loads by itself."""
         self._ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._handed_over = asyncio.Event()
@@ -120,3 +126,11 @@ class InferenceServer:
             message=status.message,
         )
         self.on_change()
+
+
+async def _no_models() -> Collection[str]:
+    return ()
+
+
+async def _ignore(_names: Collection[str], _generation: int) -> None:
+    return

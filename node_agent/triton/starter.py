@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,14 +44,17 @@ class Starter:
         self._data_dir = data_dir
         self._output = output
 
-    async def start(self) -> Started:
-        """A new one. When this raises AimeshError or OSError, nothing of it is left."""
+    async def start(self, models: Collection[str] = ()) -> Started:
+        """A new one, which loads these models before it opens its ports.
+
+        When this raises AimeshError or OSError, nothing of it is left.
+        """
         files = launch.find_files(self._settings.triton)
         backends = await asyncio.to_thread(launch.prepare_backends, files, self._data_dir / "triton" / "backends")
         fingerprint = await asyncio.to_thread(launch.fingerprint, self._settings, files, os.environ)
         (self._data_dir / "repository").mkdir(parents=True, exist_ok=True)
         shown, secret = Shown.on_disk(self._settings.tls), secrets.token_hex(16)
-        argv = launch.command(self._settings, files.server, backends, secret)
+        argv = launch.command(self._settings, files.server, backends, secret) + launch.startup_models(models)
         output = self._output.open()
         try:
             process = TritonProcess.start(argv, launch.environment(os.environ, files.libraries), output)

@@ -43,6 +43,10 @@ _EXIT_NOTICE_S = 0.5
 """A connection that broke is often a Triton that died, whose exit status says more."""
 
 
+_EARLY_S = 10.0
+"""One that died within so many seconds of being ready may have died of a model that it was started with."""
+
+
 class ManagedTriton(InferenceServer):
     """Triton in a process group of its own, its log in <data_dir>/log/triton.log. Outlives an agent that is killed."""
 
@@ -60,6 +64,10 @@ class ManagedTriton(InferenceServer):
         self._log_mark = 0
         self._ready_at: float | None = None
         self._adopted: Started | None = None
+        self._begun = False
+        """This agent started the Triton that it attends to."""
+        self._bare = False
+        """The next is started without models: the last may have died of them."""
         self._shown = Shown()
         """What the running Triton read as it started."""
         self._plan = Plan()
@@ -112,13 +120,15 @@ class ManagedTriton(InferenceServer):
 
     async def _run_once(self) -> None:
         """One Triton to its end, or until it is handed over. Raises with the reason unless this agent ended it."""
-        started, self._adopted = self._adopted, None
+        started, self._adopted, self._begun = self._adopted, None, False
         if started is None:
             self._ready_at = None
             self._set(state=self._down_state(), silent=False)
             launch.check_ports(self.settings)
             self._log_mark = self._log.size()
-            started = await self._starter.start()
+            self.starts_with = () if self._bare else await self.choose_models()
+            started = await self._starter.start(self.starts_with)
+            self._begun = True
             self.client.secret = started.secret
         process = started.process
         kept = True  # also when this task is cancelled: who kills an agent does not mean its Triton
@@ -160,7 +170,10 @@ class ManagedTriton(InferenceServer):
         """Waits until Triton is ready, then watches it. Returns when it is to be started anew."""
         if not started.process.adopted:
             self._set(pid=started.process.pid)
-            version = await self._prove(self._triton.start_timeout_s, self._triton.start_timeout_s)
+            within_s = self._triton.start_timeout_s + (self._triton.load_timeout_s if self.starts_with else 0.0)
+            version = await self._prove(within_s, within_s)
+            if self.starts_with:
+                await self.on_started_with(self.starts_with, self.status.generation + 1)
             self._now_ready(started, version)
         await self._watch()
 
@@ -241,8 +254,11 @@ class ManagedTriton(InferenceServer):
     async def _pause_after(self, reason: str) -> None:
         """Says what happened and waits before the next start; less long when asked to stop."""
         now = time.monotonic()
-        failures = self._crashes.add(now, 0.0 if self._ready_at is None else now - self._ready_at)
+        ready_s = 0.0 if self._ready_at is None else now - self._ready_at
+        failures = self._crashes.add(now, ready_s)
         looping = self._crashes.looping
+        if self._begun:
+            self._bare = looping or ready_s < _EARLY_S
         log.error("triton.down", reason=reason, failures=failures, crash_loop=looping)
         self._set(state=self._down_state(), pid=0, message=reason, silent=False)
         if failures == 1:

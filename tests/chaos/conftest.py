@@ -86,7 +86,7 @@ class Meshes:
         self.loop.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # ended before the next area's tests, which would feel its load
 def meshes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Meshes]:
     found = Meshes(tmp_path_factory.mktemp("chaos"))
     try:

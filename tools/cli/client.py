@@ -50,16 +50,25 @@ async def connect(mesh: Mesh, what: Literal["coordinator", "gateway"]) -> AsyncI
     try:
         chosen = await _first_ready(channels)
         if chosen is None:
-            no_tls = "" if mesh.credentials.ca else "; if it uses TLS, name a certificate: aimesh --tls-dir DIR ..."
             raise UnavailableError(
                 f"no {what} answers at {', '.join(addresses)}",
-                hint=f"see: aimesh status; or start the mesh again: aimesh up{no_tls}",
+                hint=f"see: aimesh status; or start the mesh again: aimesh up{_about_tls(mesh)}",
                 reason=f"{what.upper()}_UNREACHABLE",
             )
         yield chosen
     finally:
         for channel in channels:
             await channel.close(None)
+
+
+def _about_tls(mesh: Mesh) -> str:
+    """What else may keep a call from arriving: gRPC does not say why a handshake failed."""
+    shown = mesh.credentials
+    if shown.ca is None:
+        return "; if it uses TLS, name a certificate: aimesh --tls-dir DIR ..."
+    if shown.cert is None and not mesh.gateway:
+        return "; coordinators ask for a certificate: with an API key alone, set AIMESH_GATEWAY=host:port"
+    return "; or the certificates here are not of its authority, or have expired: aimesh ca show FILE"
 
 
 async def _first_ready(channels: Sequence[grpc.aio.Channel]) -> grpc.aio.Channel | None:

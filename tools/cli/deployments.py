@@ -41,7 +41,7 @@ def deploy(
     """
     from tools.cli.client import run
     from tools.cli.output import console, print_json
-    from tools.cli.placement import apply, no_place
+    from tools.cli.placement import apply, counted, no_place
     from tools.cli.plain import plain
     from tools.cli.policy_file import read_policy
     from tools.cli.routes import warn
@@ -63,11 +63,12 @@ def deploy(
         print_json({"name": name, **plain(target), "partial_rules": partial})
     else:
         nodes = f" on {', '.join(target.nodes)}" if target.nodes else ""
-        console().print(f"{name}:{target.version}: {target.ready} of {target.wanted} replicas ready{nodes}.")
+        console().print(f"{name}:{target.version}: {counted(target, f'replicas ready{nodes}')}.")
 
 
 def undeploy(
     name: Annotated[str, typer.Argument(help="The deployment's name.")],
+    as_json: Json = False,
     state_dir: StateDir = None,
 ) -> None:
     """Stop serving a model. Its versions stay recorded.
@@ -75,11 +76,14 @@ def undeploy(
     Example: [bold]aimesh undeploy smollm2[/bold]
     """
     from tools.cli.client import run
-    from tools.cli.output import console
+    from tools.cli.output import console, print_json
     from tools.cli.placement import remove
     from tools.cli.target import find_mesh
 
     run(remove(find_mesh(state_dir), name))
+    if as_json:
+        print_json({"name": name, "undeployed": True})
+        return
     console().print(f"{name} is no longer deployed.")
 
 

@@ -71,9 +71,7 @@ def list_(as_json: Json = False, state_dir: StateDir = None) -> None:
         return
     table = Table("name", "scopes", "until", "made by", "id", box=None)
     for key in found:
-        table.add_row(
-            key["name"], " ".join(key["scopes"]), key["expires_at"] or "revoked", key["created_by"], key["id"]
-        )
+        table.add_row(key["name"], " ".join(key["scopes"]), key["expires_at"] or "no end", key["created_by"], key["id"])
     console().print(table if found else "There are no API keys. Make one: aimesh keys create NAME --scope read")
 
 

@@ -146,7 +146,13 @@ def no_place(name: str, target: routing_pb2.TargetStatus) -> ExhaustedError:
 
 def describe(fare: Fare) -> str:
     """One line of progress."""
-    return f"{fare.target.ready} of {fare.target.wanted} ready{_listed(fare.busy)}{_listed(fare.failed)}"
+    return f"{counted(fare.target, 'ready')}{_listed(fare.busy)}{_listed(fare.failed)}"
+
+
+def counted(target: routing_pb2.TargetStatus, what: str) -> str:
+    """How many of the replicas asked for answer; those that a smaller deployment gives up still do for a moment."""
+    more = f", {target.ready - target.wanted} more leaving" if target.ready > target.wanted else ""
+    return f"{min(target.ready, target.wanted)} of {target.wanted} {what}{more}"
 
 
 def _on_node(report: membership_pb2.ModelReport | None, name: str, version: str) -> tuple[str, str]:

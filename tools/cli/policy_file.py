@@ -18,6 +18,7 @@ from aimesh.routing.v1 import routing_pb2
 from meshkit.errors import InvalidInputError
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_NESTED = re.compile(r"Failed to parse (\w+) field: ")
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 _READERS: Mapping[str, Callable[[str], Any]] = {
     ".toml": tomllib.loads,
@@ -47,7 +48,13 @@ def parse_policy(found: object, source: str) -> routing_pb2.RoutePolicy:
     try:
         return json_format.ParseDict(values, routing_pb2.RoutePolicy())
     except json_format.ParseError as error:
-        raise InvalidInputError(f"{source}: {error}", hint="see docs/operations/routing.md") from None
+        raise InvalidInputError(f"{source}: {_reason(error)}", hint="see docs/operations/routing.md") from None
+
+
+def _reason(error: json_format.ParseError) -> str:
+    """The field and what is wrong with it, from protobuf: "Failed to parse A field: Failed to parse B field: why.."."""
+    *fields, why = _NESTED.split(str(error).rstrip("."))
+    return f"{'.'.join(['policy', *filter(None, fields)])}: {why}" if fields else why
 
 
 def _table(found: object, kind: Descriptor, where: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from aimesh.identity.v1 import identity_pb2, identity_pb2_grpc
 from meshkit.certificates import Names, names_of, new_key, parse_certificate, request
 from meshkit.channel import coordinator_channel
-from meshkit.errors import InvalidInputError, PreconditionError
+from meshkit.errors import AimeshError, InvalidInputError, PreconditionError, UnavailableError
+from meshkit.grpc_errors import from_call
 from meshkit.settings import load_settings
 from meshkit.tls import TlsSettings, channel_credentials
 from tools.certificates import replace_identity, write_identity
@@ -65,14 +66,25 @@ async def renew_files(tls: TlsSettings, addresses: tuple[str, ...], state_dir: P
     raise failure
 
 
+def _unreached(error: AimeshError, address: str) -> AimeshError:
+    """What to look at when nothing trustworthy answered there; every other error as it is."""
+    if not isinstance(error, UnavailableError) or error.hint:
+        return error
+    hint = f"is {address} a coordinator's enrolment port (coordinator.enroll_port), and --ca its authority's ca.pem?"
+    return UnavailableError(error.message, hint=hint, reason=error.reason)
+
+
 async def enroll(address: str, ca: bytes, token: str, names: Names, out: Path) -> x509.Certificate:
     """Gets a first certificate for a join token and writes it. Raises what the coordinator answers."""
     key: ec.EllipticCurvePrivateKey = new_key()
     csr = request(key, names).decode()
     async with coordinator_channel(address, credentials=grpc.ssl_channel_credentials(ca)) as channel:
         # Not tried again: a token is good once, and the answer may be what was lost.
-        answer = await identity_pb2_grpc.EnrollmentServiceStub(channel).Enroll(
-            identity_pb2.EnrollRequest(token=token, csr=csr), timeout=CALL_TIMEOUT_S
-        )
+        try:
+            answer = await identity_pb2_grpc.EnrollmentServiceStub(channel).Enroll(
+                identity_pb2.EnrollRequest(token=token, csr=csr), timeout=CALL_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _unreached(from_call(error), address) from None
     write_identity(out, key, answer.certificate.encode(), answer.ca.encode())
     return parse_certificate(answer.certificate.encode())

@@ -60,14 +60,14 @@ def _way(title: str, way: routing_pb2.Way) -> Iterator[RenderableType]:
     for copy in way.copies:
         yield Text(f"  copied to     {copy.deployment} {copy.version}: {copy.percent:g} % of the requests")
     yield Text(f"  time          {_times(way)}")
-    retried = f"{way.retries} more on {way.retry_on}, waiting up to {_shown(way.retry_back_off)}"
+    retried = f"{way.retries} more on {way.retry_on.replace(',', ', ')}, waiting up to {_shown(way.retry_back_off)}"
     yield Text(f"  tries         {retried if way.retries else 'one'}")
 
 
 def _share(share: routing_pb2.Share) -> Iterator[Text]:
     role = f"{share.percent:.3g} %"
     limit = f", at most {share.max_requests} in flight" if share.max_requests else ""
-    yield Text(f"  {role:12}  {share.deployment} {share.version}, {share.balancer}{limit}")
+    yield Text(f"  {role:12}  {share.deployment} {share.version}, replicas: {share.balancer}{limit}")
     for each in share.endpoints:
         if not each.address:
             yield Text(f"                  {each.node}: out: {each.reason}")

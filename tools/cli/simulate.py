@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from types import FrameType
@@ -35,12 +36,12 @@ def simulate(
     is timed until the last client that must see it has acknowledged it. Everything shares this machine's cores. Ends
     with status 1 when a change never arrived, or heartbeats wrote to etcd.
 
-    Examples:
-      [bold]aimesh simulate --nodes 100 --models 10 --clients 100 --coordinators 3[/bold]
-      [bold]aimesh simulate --grow --json[/bold]
+    Example: [bold]aimesh simulate --nodes 100 --models 10 --clients 100 --coordinators 3[/bold]
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    # What ends unasked is counted and reported; gRPC's own line for each of a thousand connections helps nobody.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from tools.cli.output import console, print_json
     from tools.simulate.plan import Plan, growth
     from tools.simulate.run import simulate as simulated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -28,7 +29,10 @@ def status_json(mesh: Mesh, status: cluster_pb2.Status) -> dict[str, Any]:
             "state_dir": str(mesh.state_dir) if mesh.state_dir else None,
             "gateway": mesh.gateway,
             "coordinators": [plain(coordinator) for coordinator in status.coordinators],
-            "etcd": [{"address": address, "pid": _etcd_pid(mesh, address)} for address in status.etcd_endpoints],
+            "coordinators_missing": _missing_coordinators(mesh, status),
+            "etcd": [
+                {"address": address, "pid": _etcd_pid(mesh, address)} for address in sorted(status.etcd_endpoints)
+            ],
             "revision": status.revision,
             "frozen": status.frozen,
             "braked": status.braked,
@@ -127,12 +131,33 @@ def _headline(mesh: Mesh, status: cluster_pb2.Status) -> Text:
     for coordinator in status.coordinators:
         lead = ", leads" if coordinator.leader else ""
         lines.append(Text(f"coordinator  {coordinator.address}  {coordinator.id} (pid {coordinator.pid}{lead})"))
-    lines += [Text(f"etcd         {_with_pid(address, _etcd_pid(mesh, address))}") for address in status.etcd_endpoints]
+    lines += [Text(f"coordinator  {address}  MISSING", "bold red") for address in _missing_coordinators(mesh, status)]
+    if _missing_coordinators(mesh, status):
+        lines.append(Text("             stopped, cut off from etcd, or known to the mesh by another address", "dim"))
+    etcd = sorted(status.etcd_endpoints)
+    lines += [Text(f"etcd         {_with_pid(address, _etcd_pid(mesh, address))}") for address in etcd]
     lines.append(Text(f"gateway      {_with_pid(mesh.gateway or 'unknown', _pid(mesh, 'gateway'))}"))
     nacks = [sub.nack for client in status.xds_clients for sub in client.subscriptions if sub.nack]
     lines.append(Text(f"xds clients  {len(status.xds_clients)} at the coordinator that was asked"))
     lines += [Text(f"refused      {nack}", "bold red") for nack in nacks]
     return Text("\n").join(lines)
+
+
+def _missing_coordinators(mesh: Mesh, status: cluster_pb2.Status) -> list[str]:
+    """Addresses that this command was given and no coordinator with a lease has.
+
+    Only coordinators' own form is compared, IP:port: a host name may stand for any of them.
+    """
+    own = {coordinator.address for coordinator in status.coordinators}
+    return sorted(address for address in set(mesh.coordinators) - own if _is_ip(address.rpartition(":")[0]))
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _warnings(status: cluster_pb2.Status) -> list[Text]:

@@ -31,11 +31,17 @@ _SUPERVISOR = "supervisor"
 def running_as_asked(request: Request) -> MeshRecord | None:
     """The record of a mesh that runs under its supervisor already; None when there is none.
 
-    Raises PreconditionError when it has other nodes or ports than asked for.
+    Raises PreconditionError when it has other nodes or ports than asked for, or is being stopped.
     """
     record = read_record(request.state_dir)
     if record is None or not record.supervised:
         return None
+    if record.stopping:
+        raise PreconditionError(
+            f"the mesh in {request.state_dir} is being stopped",
+            hint=f"wait for it with: aimesh down --state-dir {request.state_dir}; then: aimesh up",
+            reason="MESH_RUNNING",
+        )
     for option, asked, has in (
         ("--nodes", request.nodes, record.layout.nodes),
         ("--port-base", request.port_base, record.layout.port_base),

@@ -45,6 +45,11 @@ class MeshRecord:
         """Whether its supervisor is alive."""
         return self.supervisor is not None and self.supervisor.alive()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether any part of it has been told to end for good."""
+        return any(part.state in ("stopping", "stopped") for part in self.parts.values())
+
     def stopped(self) -> MeshRecord:
         """The same mesh with nothing running."""
         return MeshRecord(self.layout)

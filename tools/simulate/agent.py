@@ -46,6 +46,8 @@ class Tally:
     heartbeats: int = 0
     sessions_lost: Counter[str] = field(default_factory=Counter)
     """Sessions that ended though nobody meant them to, by reason."""
+    joins_failed: Counter[str] = field(default_factory=Counter)
+    """Tries to join that came to nothing, by reason; the next coordinator was tried then."""
 
 
 class Agent:
@@ -78,9 +80,9 @@ class Agent:
                 if await self._session(address):
                     return
             except (UnavailableError, DeadlineError) as error:
-                self._tally.sessions_lost[error.message] += 1
+                self._failed(error.message)
             except grpc.aio.AioRpcError as error:
-                self._tally.sessions_lost[f"{error.code().name}: {error.details()}"] += 1
+                self._failed(f"{error.code().name}: {error.details()}")
             finally:
                 self.joined.clear()
             attempt += 1
@@ -95,6 +97,10 @@ class Agent:
         """Reports that its Triton is ready, or is not."""
         self._ready = ready
         self._say()
+
+    def _failed(self, reason: str) -> None:
+        count = self._tally.sessions_lost if self.joined.is_set() else self._tally.joins_failed
+        count[reason] += 1
 
     async def _session(self, address: str) -> bool:
         """One session; whether it ended because the agent left. Raises what ended it otherwise."""

@@ -79,6 +79,8 @@ class Report:
     superseded: int
     late_calls: int
     """Calls that deployed a model and were not answered in time, though they were heeded."""
+    joins_failed: Mapping[str, int]
+    """Tries to join that came to nothing and were made again elsewhere, by reason."""
     sessions_lost: Mapping[str, int]
     """Sessions of agents that nobody meant to end, by reason."""
     streams_lost: Mapping[str, int]

@@ -207,7 +207,8 @@ class _Simulation:
         self.tell(name, total, total)
 
     def _stuck(self, name: str, done: int, total: int) -> str:
-        lost = self.population.tally.sessions_lost + self.population.traffic.streams_lost
+        tally = self.population.tally
+        lost = tally.sessions_lost + tally.joins_failed + self.population.traffic.streams_lost
         ended = "".join(f"; ended by themselves: {count} x {why}" for why, count in lost.most_common(3))
         return f"{name}: {done} of {total} within {PART_TIMEOUT_S:g} s{ended}"
 
@@ -244,6 +245,7 @@ class _Simulation:
             skipped=churn.skipped,
             superseded=board.superseded,
             late_calls=churn.api.late,
+            joins_failed=tally.joins_failed,
             sessions_lost=tally.sessions_lost,
             streams_lost=self.population.traffic.streams_lost,
             resident_bytes={},

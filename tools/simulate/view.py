@@ -156,7 +156,8 @@ def _verdict(report: Report) -> Iterator[Text]:
     yield Text(
         f"{report.changes} changes made, {report.skipped} skipped (nothing at rest to change), "
         f"{report.superseded} overtaken by another one, {len(report.lost)} never arrived; "
-        f"{report.late_calls} calls to deploy were answered too late.",
+        f"{report.late_calls} calls to deploy were answered too late, {sum(report.joins_failed.values())} joins were "
+        "made again elsewhere.",
         "dim",
     )
     for bar, measured, holds in report.bars:

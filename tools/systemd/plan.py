@@ -111,7 +111,7 @@ def _tmpfiles(role: RoleName) -> str:
         [
             f"d {CONFIG_DIR} 0755 root root -",
             f"d {CONFIG_DIR}/tls 0755 root root -",
-            "# The role renews its certificates itself. Root owns the directory, or tmpfiles would not go below it.",
+            f"# {_whose_certificates(role)} Root owns the directory, or tmpfiles would not go below it.",
             f"d {tls_dir(role)} 0770 root {name} -",
             f"z {tls_dir(role)}/* 0600 {name} {name} -",
             f"z {config_path(role)} 0640 root {name} -",
@@ -121,6 +121,12 @@ def _tmpfiles(role: RoleName) -> str:
             "",
         ]
     )
+
+
+def _whose_certificates(role: RoleName) -> str:
+    if role in _RENEWING:
+        return "The role renews its certificates itself."
+    return "You put the next certificates here, from `aimesh ca issue`."
 
 
 def _next_steps(host: Host) -> tuple[str, ...]:

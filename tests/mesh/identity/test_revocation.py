@@ -17,6 +17,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from aimesh.identity.v1 import identity_pb2, identity_pb2_grpc
 from aimesh.membership.v1 import membership_pb2, membership_pb2_grpc
 from coordinator.xds.snapshot import CDS
+from meshkit import scopes
 from meshkit.certificates import Names, new_key, request
 from meshkit.tls import Identity, TlsSettings
 from tests.mesh.coordinator.conftest import agent
@@ -97,8 +98,9 @@ async def test_nobody_revokes_himself_by_mistake(secure: Secure) -> None:
     assert await refused(revoke(secure, "admin", "root")) == grpc.StatusCode.FAILED_PRECONDITION
     for role, name in (("etcd", "etcd-1"), ("king", "k"), ("node", "a/b")):
         assert await refused(revoke(secure, role, name)) == grpc.StatusCode.INVALID_ARGUMENT
+    key = await secure.key("mine", scopes.READ)  # a call with a key ends with the key only
     own = secure.authority.issue("admin", "root")
-    async with secure.caller(own) as channel:  # `secure.call` has a new certificate made for each call
+    async with secure.caller(own, key) as channel:  # `secure.call` has a new certificate made for each call
         stub: Any = identity_pb2_grpc.IdentityServiceStub(channel)
         asked = identity_pb2.RevokeCertificatesRequest(role="admin", id="root", force=True)
         first = (await stub.RevokeCertificates(asked, timeout=15)).revocation

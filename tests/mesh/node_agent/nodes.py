@@ -62,10 +62,12 @@ def _cmdline(process: psutil.Process) -> list[str]:
 
 
 @asynccontextmanager
-async def running_node(data_dir: Path, tls: TlsSettings | None = None, **settings: Any) -> AsyncIterator[Node]:
-    """With `tls`, the coordinator shows the node's own certificate."""
+async def running_node(
+    data_dir: Path, tls: TlsSettings | None = None, coordinators: TlsSettings | None = None, **settings: Any
+) -> AsyncIterator[Node]:
+    """With `tls` for the node, `coordinators` is for its coordinator."""
     coordinator = Coordinator()
-    await coordinator.start(tls=tls)
+    await coordinator.start(tls=coordinators)
     agent = build_agent(settings_in(data_dir, (coordinator.address,), tls, **settings), "instance")
     await agent.adopt()
     try:

@@ -19,11 +19,13 @@ import psutil
 import pytest
 
 from aimesh.membership.v1 import membership_pb2
-from meshkit.errors import AimeshError
+from meshkit.errors import AimeshError, UnavailableError
 from node_agent.plan import READY
 from node_agent.settings import AgentSettings
 from node_agent.triton.client import TritonClient
 from node_agent.triton.leftover import end_leftovers
+from node_agent.triton.record import read_record
+from node_agent.triton.supervisor import _EARLY_S
 from tests.mesh.node_agent.support import (
     Blobs,
     Coordinator,
@@ -108,6 +110,9 @@ class Load:
         self.model = model
         self.answers = 0
         self.failures: list[str] = []
+        """All that went wrong."""
+        self.final: list[str] = []
+        """What of it no client may try elsewhere: all but UNAVAILABLE."""
 
     @asynccontextmanager
     async def going_on(self) -> AsyncIterator[Load]:
@@ -125,6 +130,8 @@ class Load:
                 self.answers += 1
             except AimeshError as error:
                 self.failures.append(str(error))
+                if not isinstance(error, UnavailableError):
+                    self.final.append(str(error))
             await asyncio.sleep(0.004)
 
 
@@ -194,6 +201,57 @@ async def test_an_agent_that_goes_leaves_triton_serving_and_the_next_goes_on_wit
     assert coordinator.leaving == ["shutdown"], "only who was asked to stop says that it leaves"
     assert _processes_of(settings.data_dir) == []
     await client.close()
+
+
+async def test_who_still_asks_a_node_whose_triton_died_is_refused_and_never_told_that_there_is_no_such_model(
+    coordinator: Coordinator, tmp_path: Path
+) -> None:
+    settings = settings_in(tmp_path / "data", (coordinator.address,))
+    slow = coordinator.blobs.version("slow", "1.0.0", add_model(1, before="time.sleep(1)"))
+    await coordinator.assign(slow, coordinator.blobs.version("plus", "1.0.0", add_model(1)))
+    client = TritonClient(f"127.0.0.1:{settings.triton.grpc_port}")
+    async with running_agent(settings, tmp_path) as agent:
+        await eventually(lambda: set(coordinator.states().values()) == {READY} and len(coordinator.states()) == 2)
+        triton = coordinator.reports[-1].triton.pid
+        ready = asyncio.get_running_loop().time()
+        # One that dies within seconds may have died of its models, and is started anew without them.
+        await eventually(lambda: asyncio.get_running_loop().time() > ready + _EARLY_S)
+        await coordinator.stop()
+        async with Load(client, "slow").going_on() as load:
+            await _answers_more(load)
+            os.kill(triton, signal.SIGKILL)
+            await eventually(lambda: load.failures)
+            await _answers_more(load)
+            agent.kill()
+            await agent.wait()
+            os.killpg(_triton_of(settings), signal.SIGKILL)
+            seen = len(load.failures)
+            await eventually(lambda: len(load.failures) > seen)
+            async with running_agent(settings, tmp_path) as alone:
+                await _answers_more(load)
+                stubs = _stubs(_triton_of(settings), "slow")
+                await coordinator.start(int(coordinator.address.rpartition(":")[2]))
+                await eventually(lambda: len(coordinator.hellos) == 2)
+                await eventually(lambda: _states(coordinator.reports[-1]) == {"slow": READY, "plus": READY})
+                await eventually(lambda: coordinator.reports[-1].assignments_revision)
+                await _answers_more(load)
+                assert _stubs(_triton_of(settings), "slow") == stubs, "not loaded a second time"
+                assert len(stubs) == 1
+                assert load.final == []
+                alone.terminate()
+                await asyncio.wait_for(alone.wait(), 60)
+    await client.close()
+
+
+def _triton_of(settings: AgentSettings) -> int:
+    record = read_record(settings.data_dir)
+    assert record is not None
+    return record.process.pid
+
+
+async def _answers_more(load: Load) -> None:
+    answered = load.answers
+    await eventually(lambda: load.answers > answered + 20)
 
 
 def _heard(coordinator: Coordinator) -> str:

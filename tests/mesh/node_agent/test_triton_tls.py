@@ -47,7 +47,7 @@ async def test_triton_answers_those_with_a_certificate_only_and_takes_a_renewed_
     authority, strangers = TestAuthority(tmp_path / "ca"), TestAuthority(tmp_path / "other")
     tls, outsider = authority.issue("node", "node-1"), strangers.issue("node", "node-1")
     # The certificate names 127.0.0.1, and Triton listens on another address.
-    async with running_node(tmp_path / "data", tls, listen="127.0.0.2") as node:
+    async with running_node(tmp_path / "data", tls, authority.issue("coordinator", "c1"), listen="127.0.0.2") as node:
         triton, coordinator = node.agent.triton, node.coordinator
         assert isinstance(triton, ManagedTriton)
         version = coordinator.blobs.version("plus", "1.0.0", add_model(1))

@@ -33,7 +33,7 @@ REFUSED = [
     ({"hedge": {}}, "hedge.delay is shorter than 1 ms"),
     ({"hedge": {"delay": "50ms"}, "try_timeout": "1s"}, "exclude each other"),
     ({"retry": {"codes": ["NOT_FOUND"]}}, "'NOT_FOUND' cannot be tried again"),
-    ({"retry": {"max_retries": 6}}, "6 retries would multiply an outage by 7"),
+    ({"retry": {"max_retries": 6}}, "max_retries of 6 would multiply an outage by 7"),
     ({"retry": {"max_retries": 3}, "hedge": {"delay": "50ms"}}, "would send a slow server's work 4 times"),
     ({"retry": {"max_retries": 0}, "hedge": {"delay": "50ms"}}, "sends no second copy"),
     ({"retry": {"max_retries": 1, "codes": ["RESOURCE_EXHAUSTED"]}}, "which overloaded servers answer"),

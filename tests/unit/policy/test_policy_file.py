@@ -61,7 +61,7 @@ def test_each_form_says_the_same(tmp_path: Path) -> None:
         ({"timeout": 5}, "policy.timeout = 5 is no length of time", "250ms"),
         ({"balancer": {"by_capacity": {}, "least_request": {}}}, "one of by_capacity and least_request only", ""),
         ({"limits": {"max_requests": "many"}}, "max_requests", "routing.md"),
-        ({"limits": {"max_requests": -1}}, "max_requests", "routing.md"),
+        ({"limits": {"max_requests": -1}}, "policy.limits.max_requests: Value out of range: -1", "routing.md"),
         ([], "must be a table", ""),
     ],
 )

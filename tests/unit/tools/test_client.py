@@ -10,8 +10,10 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from meshkit.credentials import ClientCredentials
 from meshkit.errors import UnavailableError
 from tests.processes import free_ports
+from tools.certificates import create_authority
 from tools.cli import client
 from tools.cli.target import Mesh
 
@@ -50,3 +52,14 @@ async def test_when_none_answers_all_are_named(monkeypatch: pytest.MonkeyPatch) 
             async with client.connect(mesh(*addresses), "coordinator"):
                 pass
     assert "aimesh status" in caught.value.hint
+
+
+async def test_a_key_alone_is_told_to_name_the_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", 0.2)
+    create_authority(tmp_path / "ca")
+    only_key = ClientCredentials(ca=tmp_path / "ca" / "ca.pem", api_key="key")
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(UnavailableError) as caught:
+        async with client.connect(Mesh((address,), "", None, None, only_key), "coordinator"):
+            pass
+    assert "AIMESH_GATEWAY" in caught.value.hint

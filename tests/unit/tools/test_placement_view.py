@@ -30,6 +30,10 @@ def test_work_in_progress_is_not_stuck_even_with_rejections() -> None:
     assert describe(fare) == "0 of 2 ready, node-1 loading"
 
 
+def test_replicas_that_a_smaller_deployment_gives_up_are_told_apart() -> None:
+    assert describe(judge(status(node("node-1"), ready=3, wanted=2), "m", "1.0.0")) == "2 of 2 ready, 1 more leaving"
+
+
 def test_bytes_that_came_are_shown_while_fetching() -> None:
     entry = node("node-1", model_state="FETCHING")
     entry.node.report.models[0].bytes_done, entry.node.report.models[0].bytes_total = 25, 100

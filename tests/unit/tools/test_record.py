@@ -9,6 +9,7 @@ from meshkit.errors import DataLossError, PreconditionError, UnavailableError
 from meshkit.process import ProcessId
 from tools.cli.progress import PartsView
 from tools.cli.target import find_mesh
+from tools.local.control import running_as_asked
 from tools.local.layout import Layout
 from tools.local.record import (
     MeshRecord,
@@ -19,6 +20,7 @@ from tools.local.record import (
     update_part,
     write_record,
 )
+from tools.local.supervisor import Request
 
 ME = ProcessId.of(os.getpid())
 GONE = ProcessId(pid=os.getpid(), started=1.0)
@@ -115,3 +117,12 @@ def test_no_mesh_says_where_and_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=str(tmp_path)) as caught:
         find_mesh(None, {"AIMESH_STATE_DIR": str(tmp_path)})
     assert "aimesh up" in caught.value.hint
+
+
+def test_a_mesh_that_is_being_stopped_is_not_taken_for_one_that_runs(tmp_path: Path) -> None:
+    record = MeshRecord(Layout(tmp_path, 8600, 1), supervisor=ME, ready=True, parts={"etcd": Part("ready")})
+    write_record(record)
+    assert running_as_asked(Request(tmp_path)) == record
+    write_record(update_part(record, "gateway", Part("stopping")))
+    with pytest.raises(PreconditionError, match="is being stopped"):
+        running_as_asked(Request(tmp_path))

@@ -140,6 +140,7 @@ def _report(idle_revisions: int, lost: tuple[str, ...] = ()) -> Report:
         skipped=0,
         superseded=0,
         late_calls=0,
+        joins_failed={},
         sessions_lost={},
         streams_lost={},
         resident_bytes={"coordinator-1": 200, "etcd-1": 10**12},

@@ -92,3 +92,11 @@ def test_routes_say_how_to_reach_a_model() -> None:
     assert "xds:///m" in text
     assert "127.0.0.1:8504" in text
     assert "127.0.0.1:8510" in text
+
+
+def test_a_coordinator_without_a_lease_is_missed_but_a_host_name_is_not() -> None:
+    found = status(node("node-1"))
+    asked = Mesh(("127.0.0.1:8503", "127.0.0.1:8590", "mesh.example:8503"), "", None, None)
+    assert status_json(asked, found)["cluster"]["coordinators_missing"] == ["127.0.0.1:8590"]
+    assert "127.0.0.1:8590  MISSING" in rendered(status_tables(asked, found))
+    assert "MISSING" not in rendered(status_tables(LOCAL, found))
