@@ -288,6 +288,8 @@ def _obituary(status: int | None, last_error: str, *, adopted: bool) -> str:
         what = "Triton exited, with a status that only the agent that started it could have seen"
     elif status is not None and status < 0:
         what = f"Triton was killed by {signal.Signals(-status).name}"
+        if status == -signal.SIGKILL:
+            return what  # from outside: the end of its log says nothing of it
     else:
         what = f"Triton exited with status {status}"
     return f"{what}: {last_error}" if last_error else what

@@ -38,7 +38,7 @@ def test_what_is_planned(tmp_path: Path) -> None:
     assert plan_restart(running, running, 0.5, NOW, agent_started=True) == Plan()
     planned = plan_restart(running, renewed, 0.0, NOW, agent_started=True)
     assert planned.at is not None
-    assert planned.at == pytest.approx(datetime.now(UTC) + timedelta(days=60), abs=timedelta(hours=1))
+    assert abs(planned.at - datetime.now(UTC) - timedelta(days=60)) < timedelta(hours=1)
     assert planned.at.isoformat(timespec="minutes") in planned.message
     other = Shown(running.certificate, "other authorities")
     assert plan_restart(running, other, 0.5, NOW, agent_started=True).at == NOW
