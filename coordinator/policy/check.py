@@ -24,9 +24,15 @@ MOST_BACK_OFF_MS = 10_000
 MOST_EJECTION_MS = 300_000
 MOST_ERRORS = 1000
 _MOST_VALUE = 256
+LEAST_MIRROR_PERCENT = 0.0001
+"""Envoy draws in parts per million."""
 
 _HEADER = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 _VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
+# Envoy removes, rewrites or refuses these, the mesh reads them, or (authorization) takes them off on the way.
+_HOP_BY_HOP = ("connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade")
+_RESERVED = {MODEL_HEADER, "authorization", "content-length", "content-type", "host", "user-agent", *_HOP_BY_HOP}
+_RESERVED_PREFIXES = ("x-envoy-", "x-forwarded-")
 # What an overloaded server answers: to try it again at once makes the overload worse.
 _OVERLOAD = frozenset({"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"})
 _MOST_OVERLOAD_RETRIES = 2
@@ -56,9 +62,11 @@ def _check_timeouts(policy: routing_pb2.RoutePolicy) -> None:
             f"policy.try_timeout of {try_timeout} ms is longer than policy.timeout of {timeout} ms",
             "a try cannot outlast its call: make it shorter",
         )
+    if try_timeout and _under_1_ms(policy.try_timeout):
+        raise _bad("policy.try_timeout is shorter than 1 ms", "leave it out for none")
     if not policy.HasField("hedge"):
         return
-    if delay < 1:
+    if _under_1_ms(policy.hedge.delay):
         raise _bad("policy.hedge.delay is shorter than 1 ms", "about the time in which 95 of 100 requests are answered")
     if timeout and delay >= timeout:
         raise _bad(
@@ -77,11 +85,8 @@ def _check_retry(policy: routing_pb2.RoutePolicy) -> None:
         if code not in RETRIABLE_CODES:
             raise _bad(f"policy.retry.codes: {code!r} cannot be tried again", f"one of {', '.join(RETRIABLE_CODES)}")
     _check_percent("policy.retry.budget_percent", retry.budget_percent)
-    if retry.HasField("back_off") and not 1 <= _milliseconds(retry.back_off) <= MOST_BACK_OFF_MS:
-        raise _bad(
-            f"policy.retry.back_off of {_milliseconds(retry.back_off)} ms is not possible",
-            f"1 ms to {MOST_BACK_OFF_MS // 1000} s",
-        )
+    if retry.HasField("back_off"):
+        _check_length("policy.retry.back_off", retry.back_off, MOST_BACK_OFF_MS)
 
 
 def _check_storm(policy: routing_pb2.RoutePolicy) -> None:
@@ -101,6 +106,11 @@ def _check_storm(policy: routing_pb2.RoutePolicy) -> None:
                 f"policy.hedge with {retries} retries would send a slow server's work {retries + 1} times",
                 f"set retry.max_retries to at most {MOST_HEDGES}",
             )
+    if policy.try_timeout.ToNanoseconds() > 0 and retries > MOST_HEDGES:
+        raise _storm(
+            f"policy.try_timeout with {retries} retries would run a slow server's work {retries + 1} times",
+            f"set retry.max_retries to at most {MOST_HEDGES}",
+        )
     overload = sorted(_OVERLOAD & set(retry.codes))
     back_off_ms = _milliseconds(retry.back_off) or DEFAULT_BACK_OFF_MS
     if overload and (retries > _MOST_OVERLOAD_RETRIES or back_off_ms < _LEAST_OVERLOAD_BACK_OFF_MS):
@@ -134,7 +144,7 @@ def _check_header(field: str, name: str) -> None:
         )
     if name.endswith("-bin") or name.startswith("grpc-"):
         raise _bad(f"{field} {name!r} is of a kind that gRPC does not route by", "use one without -bin and grpc-")
-    if name in (MODEL_HEADER, "content-type", "host", "te", "user-agent"):
+    if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
         raise _bad(f"{field} {name!r} has a meaning of its own", "use a header of yours, such as x-tenant")
 
 
@@ -161,11 +171,8 @@ def _check_outlier(outlier: routing_pb2.OutlierEjection) -> None:
     if outlier.consecutive_errors > MOST_ERRORS:
         raise _bad(f"policy.outlier.consecutive_errors of {outlier.consecutive_errors}", f"at most {MOST_ERRORS}")
     _check_percent("policy.outlier.max_ejected_percent", outlier.max_ejected_percent)
-    if outlier.HasField("base_ejection") and not 1 <= _milliseconds(outlier.base_ejection) <= MOST_EJECTION_MS:
-        raise _bad(
-            f"policy.outlier.base_ejection of {_milliseconds(outlier.base_ejection)} ms is not possible",
-            f"1 ms to {MOST_EJECTION_MS // 1000} s",
-        )
+    if outlier.HasField("base_ejection"):
+        _check_length("policy.outlier.base_ejection", outlier.base_ejection, MOST_EJECTION_MS)
 
 
 def _check_limits(policy: routing_pb2.RoutePolicy) -> None:
@@ -188,8 +195,11 @@ def _check_others(deployment: routing_pb2.Deployment) -> None:
     check_model_name(policy.mirror.deployment)
     if policy.mirror.deployment == deployment.name:
         raise _bad(f"policy.mirror of {deployment.name!r} names itself", "name another deployment")
-    if not 0 < policy.mirror.percent <= 100:  # also refuses what is no number
-        raise _bad(f"policy.mirror.percent of {policy.mirror.percent:g} is not possible", "more than 0, at most 100")
+    if not LEAST_MIRROR_PERCENT <= policy.mirror.percent <= 100:  # also refuses what is no number
+        raise _bad(
+            f"policy.mirror.percent of {policy.mirror.percent:g} is not possible",
+            f"at least {LEAST_MIRROR_PERCENT:g}, at most 100",
+        )
 
 
 def _check_scheduling(policy: routing_pb2.RoutePolicy) -> None:
@@ -237,6 +247,17 @@ def _at_most(field: str, duration: duration_pb2.Duration, most_ms: int) -> int:
     if duration.seconds * 1000 > most_ms:
         raise _bad(f"{field} of {duration.seconds} s is too long", f"at most {most_ms // 1000} s, or none")
     return _milliseconds(duration)
+
+
+def _check_length(field: str, duration: duration_pb2.Duration, most_ms: int) -> None:
+    if _under_1_ms(duration) or _milliseconds(duration) > most_ms:
+        shown = duration.ToNanoseconds() / 1e6
+        raise _bad(f"{field} of {shown:g} ms is not possible", f"1 ms to {most_ms // 1000} s")
+
+
+def _under_1_ms(duration: duration_pb2.Duration) -> bool:
+    """Engines count in milliseconds: less is none to them."""
+    return duration.ToNanoseconds() < 1_000_000
 
 
 def _milliseconds(duration: duration_pb2.Duration) -> int:

@@ -13,7 +13,10 @@ from coordinator.xds.balancing import (
     DEFAULT_ERRORS,
     FAILING_PERCENT,
 )
-from coordinator.xds.policy import CLIENT_SLACK_MS, DEFAULT_RETRIES
+from coordinator.xds.policy import CLIENT_SLACK_MS, DEFAULT_RETRIES, MOST_CLIENT_RETRIES
+
+CLIENT_BUFFER = "256 KiB (channel option grpc.per_rpc_retry_buffer_size)"
+"""What gRPC keeps of a request to send it again. Its default, and where to change it."""
 
 Effect = routing_pb2.RuleEffect
 
@@ -97,8 +100,13 @@ def _retry(policy: routing_pb2.RoutePolicy) -> Iterator[Effect]:
     if not retries:
         yield _both("retry.max_retries = 0", "nothing is tried again")
         return
-    what = f"up to {retries} more tries on {codes}, before the first answer{default}"
-    yield _both(f"retry.max_retries = {retries}", what)
+    rest = f"more tries on {codes}, before the first answer{default}"
+    yield Effect(
+        rule=f"retry.max_retries = {retries}",
+        gateway=f"up to {retries} {rest}",
+        programs=f"up to {min(retries, MOST_CLIENT_RETRIES)} {rest}; none of a request larger than {CLIENT_BUFFER}",
+        partial=retries > MOST_CLIENT_RETRIES,
+    )
     if percent := retry.budget_percent:
         yield Effect(
             rule=f"retry.budget_percent = {percent}",
@@ -119,13 +127,15 @@ def _times(policy: routing_pb2.RoutePolicy) -> Iterator[Effect]:
     if policy.try_timeout.ToNanoseconds() > 0:
         yield _gateway_only(
             f"try_timeout = {show_duration(policy.try_timeout)}",
-            "a try without a first answer by then is given up; gRPC calls are tried again if UNAVAILABLE is, REST ends",
+            "a try without a first answer by then is given up; gRPC calls are tried again if UNAVAILABLE is, REST "
+            "ends; calls that stream their answers have no bound on a try",
             "gRPC has no bound on one try: only the timeout and the caller's deadline end it",
         )
     if policy.HasField("hedge"):
         yield _gateway_only(
             f"hedge.delay = {show_duration(policy.hedge.delay)}",
-            "a copy goes to another replica each time that long passes without an answer; the first answer wins",
+            "a copy goes to another replica each time that long passes without an answer; the first answer wins; calls "
+            "that stream their answers are not copied",
             "gRPC has no hedging over xDS: one copy at a time",
         )
 

@@ -73,7 +73,7 @@ def _way(compiled: _Compiled, routes: Sequence[route_components_pb2.Route], *, r
         shares=_shares(compiled, route.route),
         copies=[_copy(each) for each in route.route.request_mirror_policies],
     )
-    if refused:
+    if refused and route.name == BY_WEIGHTS:
         way.decided_by = f"refused with UNAVAILABLE: {why_unavailable(compiled.state, compiled.deployment)}"
     _say_times(way, route.route)
     return way
@@ -89,7 +89,7 @@ def _decided_by(deployment: routing_pb2.Deployment, route: str) -> str:
             return f"match {match.header} = {match.value}: version {match.version}"
     for name in deployment.policy.fallbacks:
         if route == fallback_name(name):
-            return f"no replica of {deployment.name} is ready: its fallback {name}"
+            return f"no replica of {deployment.name} with a weight is ready: its fallback {name}"
     assert route == BY_WEIGHTS, "there are no other routes"
     return "no match holds: the weights" if deployment.policy.matches else "the weights"
 

@@ -23,6 +23,9 @@ DEFAULT_EJECTED_PERCENT = 50
 FAILING_PERCENT = 85
 """gRPC leaves out a replica of which this share of the requests fails; it cannot count errors in a row."""
 _DEFAULT_EJECTION_MS = 10_000
+_RING_SIZE = 4096
+"""The largest that gRPC makes. By default it is 1024, where one of 100 replicas would get 1.8 times its share."""
+_NEARLY_NONE_PERCENT = 1
 
 
 def balance(cluster: cluster_pb2.Cluster, balancer: routing_pb2.Balancer) -> None:
@@ -35,6 +38,7 @@ def balance(cluster: cluster_pb2.Cluster, balancer: routing_pb2.Balancer) -> Non
     if kind == "ring_hash":
         cluster.lb_policy = cluster_pb2.Cluster.RING_HASH
         cluster.ring_hash_lb_config.hash_function = cluster_pb2.Cluster.RingHashLbConfig.XX_HASH
+        cluster.ring_hash_lb_config.minimum_ring_size.value = _RING_SIZE
     elif kind == "least_request":
         _prefer_least_request(cluster)
     else:
@@ -84,6 +88,8 @@ def eject(cluster: cluster_pb2.Cluster, policy: routing_pb2.RoutePolicy) -> None
     detection.max_ejection_time.seconds = 300
     detection.base_ejection_time.FromMilliseconds(wanted.base_ejection.ToMilliseconds() or _DEFAULT_EJECTION_MS)
     cluster.outlier_detection.CopyFrom(detection)
+    # By default Envoy sends requests to all replicas again, failing ones included, when fewer than half are left.
+    cluster.common_lb_config.healthy_panic_threshold.value = _NEARLY_NONE_PERCENT
 
 
 def _threshold(requests: int) -> circuit_breaker_pb2.CircuitBreakers.Thresholds:

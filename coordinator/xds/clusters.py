@@ -57,9 +57,7 @@ def clusters(state: State) -> Iterator[cluster_pb2.Cluster]:
     for name, version in _versions(state):
         policy = state.deployments[name].policy.SerializeToString(deterministic=True)
         for cluster, http in ((grpc_cluster(name, version), False), (http_cluster(name, version), True)):
-            made = cluster_pb2.Cluster()
-            made.CopyFrom(_own_cluster(cluster, policy, http=http))
-            yield made
+            yield _copied(_own_cluster(cluster, policy, http=http))
     for _, deployment in sorted(state.deployments.items()):
         yield from _borrowed_clusters(state, deployment)
     yield _plain_cluster(ANY_NODE, _http2())
@@ -109,12 +107,10 @@ def _endpoints(
 
 
 def _borrowed_clusters(state: State, deployment: routing_pb2.Deployment) -> Iterator[cluster_pb2.Cluster]:
-    name = deployment.name
     for other, version in borrowed(state, deployment):
+        policy = other.policy.SerializeToString(deterministic=True)
         for http in (False, True):
-            options = _http1() if http else _http2()
-            options.http_filters.extend(renaming_filters(name, other.name, http2=not http))
-            yield _model_cluster(borrowed_cluster(name, other.name, version, http=http), other.policy, options)
+            yield _copied(_borrowed_cluster(deployment.name, other.name, version, policy, http=http))
 
 
 def _versions(state: State) -> Iterator[VersionKey]:
@@ -138,6 +134,21 @@ def _own_cluster(name: str, policy: bytes, *, http: bool) -> cluster_pb2.Cluster
     """The cluster of a version, from its deployment's policy, serialized. Kept, so never changed in place."""
     options = _http1() if http else _http2()
     return _model_cluster(name, routing_pb2.RoutePolicy.FromString(policy), options)
+
+
+@functools.lru_cache(maxsize=4096)
+def _borrowed_cluster(name: str, other: str, version: str, policy: bytes, *, http: bool) -> cluster_pb2.Cluster:
+    """The same for requests that say `name`, from the policy of the deployment that serves them."""
+    options = _http1() if http else _http2()
+    options.http_filters.extend(renaming_filters(name, other, http2=not http))
+    cluster = borrowed_cluster(name, other, version, http=http)
+    return _model_cluster(cluster, routing_pb2.RoutePolicy.FromString(policy), options)
+
+
+def _copied(kept: cluster_pb2.Cluster) -> cluster_pb2.Cluster:
+    made = cluster_pb2.Cluster()
+    made.CopyFrom(kept)
+    return made
 
 
 def _model_cluster(

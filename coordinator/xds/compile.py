@@ -43,7 +43,6 @@ def compile_snapshot(state: State, *, secure: bool = False) -> Snapshot:
     resources = {
         LDS: {deployment.name: _listener(deployment.name) for deployment in deployments},
         RDS: OnDemand(of_clients if secure else of_gateways | of_clients),
-        CDS: _by_name(clusters(state)),
         EDS: OnDemand(
             {name: partial(_endpoints, name, found) for name, found in endpoints(state, serving)}
             | {ANY_NODE: lambda: pack(every_node(serving, http=False))}
@@ -52,7 +51,7 @@ def compile_snapshot(state: State, *, secure: bool = False) -> Snapshot:
     }
     version = str(state.revision)
     if not secure:
-        return Snapshot(version, resources)
+        return Snapshot(version, {**resources, CDS: _by_name(clusters(state))})
     by_plane = {plane: _by_name(secured(clusters(state), plane, COORDINATORS)) for plane in PLANES}
     gateways = Snapshot(version, {**resources, CDS: by_plane["gateway"], RDS: OnDemand(of_gateways)})
     return Snapshot(version, {**resources, CDS: by_plane["client"]}, gateways)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 
 import grpc
@@ -16,7 +17,7 @@ from coordinator.xds.clusters import ANY_NODE, ANY_NODE_HTTP, COORDINATORS
 from coordinator.xds.elsewhere import stand_in
 from coordinator.xds.matching import OnMatch, exact, longest_prefix, routes_action
 from coordinator.xds.model_routes import model_routes
-from coordinator.xds.policy import GATEWAY, GATEWAY_REST, retry_policy
+from coordinator.xds.policy import GATEWAY, GATEWAY_REST, Engine, bounds_tries, retry_policy
 from coordinator.xds.readiness import Serving, why_unavailable
 from coordinator.xds.replies import everything, grpc_reply, json_reply, literal, text_reply
 from coordinator.xds.security import configured, keys_left_to_the_server, keys_required
@@ -34,6 +35,7 @@ REST_FILTER = "envoy.filters.http.buffer"
 megabytes kills Triton's REST server. Larger tensors go by gRPC."""
 
 _SERVICE = "/inference.GRPCInferenceService/"
+_STREAM = f"{_SERVICE}ModelStreamInfer"
 _MODEL_PATH = "/v2/models/[^/]+(/versions/[0-9]+)?"
 """Regular expression of a model's own path; Envoy leaves the query out."""
 _REFUSED = "the mesh decides what is loaded and how servers are set; use: aimesh deploy, aimesh undeploy"
@@ -95,13 +97,36 @@ def _unknown_path() -> OnMatch:
 
 def _grpc_by_model(state: State, serving: Serving) -> OnMatch:
     """By the header that names the model, set by the client or, from the message, by the filters."""
-    by_name = {
-        name: routes_action([grpc_reply(grpc.StatusCode.UNAVAILABLE, literal(reason))])
+    refused = {
+        name: [grpc_reply(grpc.StatusCode.UNAVAILABLE, literal(reason))]
         for name, reason in _unavailable(state, serving).items()
     }
-    for name, deployment in _available(state, serving).items():
-        by_name[name] = routes_action(model_routes(state, deployment, serving, GATEWAY))
+    by_name = {name: routes_action(reply) for name, reply in refused.items()}
+    for name, deployment in state.deployments.items():
+        plain = model_routes(state, deployment, serving, GATEWAY)
+        streams = _streams(state, deployment, serving, GATEWAY)
+        for route in streams:
+            route.match.path = _STREAM
+        by_name[name] = routes_action(_told_apart(streams, plain, refused.get(name, [])))
     return exact(MODEL_HEADER, by_name, routes_action(_grpc_without_model()))
+
+
+def _streams(
+    state: State, deployment: routing_pb2.Deployment, serving: Serving, engine: Engine
+) -> list[route_components_pb2.Route]:
+    """The routes of calls that answer little by little, where their tries have another bound than those of others."""
+    if not bounds_tries(deployment.policy):
+        return []
+    return model_routes(state, deployment, serving, replace(engine, streams=True))
+
+
+def _told_apart(
+    streams: list[route_components_pb2.Route],
+    plain: list[route_components_pb2.Route],
+    refused: Sequence[route_components_pb2.Route],
+) -> list[route_components_pb2.Route]:
+    """One list of them; a refusal takes the place of the last ones, which lead nowhere then."""
+    return [*streams[:-1], *plain[:-1], *refused] if refused else [*streams, *plain]
 
 
 def _grpc_without_model() -> list[route_components_pb2.Route]:
@@ -124,13 +149,15 @@ def _grpc_without_model() -> list[route_components_pb2.Route]:
 
 def _rest_by_model(state: State, serving: Serving) -> OnMatch:
     """By the name in /v2/models/<name>[/...][?...]: two lookups, so that no name is taken for a longer one."""
-    by_name = {
-        name: routes_action([json_reply(HTTPStatus.SERVICE_UNAVAILABLE, literal(reason))])
+    refused = {
+        name: [json_reply(HTTPStatus.SERVICE_UNAVAILABLE, literal(reason))]
         for name, reason in _unavailable(state, serving).items()
     }
+    by_name = {name: routes_action(reply) for name, reply in refused.items()}
     nothing_here = json_reply(HTTPStatus.NOT_FOUND, _NOTHING_HERE)
-    for name, deployment in _available(state, serving).items():
-        by_name[name] = routes_action([*_to_model_http(state, deployment, serving), _refuse_trace(), nothing_here])
+    for name, deployment in state.deployments.items():
+        found = _to_model_http(state, deployment, serving, refused.get(name, []))
+        by_name[name] = routes_action([*found, _refuse_trace(), nothing_here])
     unknown = json_reply(HTTPStatus.NOT_FOUND, "no model of that name: %REQ(:PATH)%; see: aimesh models list")
     below = {f"/v2/models/{name}{mark}": action for name, action in by_name.items() for mark in "/?"}
     itself = {f"/v2/models/{name}": action for name, action in by_name.items()}
@@ -138,14 +165,18 @@ def _rest_by_model(state: State, serving: Serving) -> OnMatch:
 
 
 def _to_model_http(
-    state: State, deployment: routing_pb2.Deployment, serving: Serving
+    state: State, deployment: routing_pb2.Deployment, serving: Serving, refused: Sequence[route_components_pb2.Route]
 ) -> list[route_components_pb2.Route]:
-    routes = model_routes(state, deployment, serving, GATEWAY_REST)
-    for route in routes:
+    plain = model_routes(state, deployment, serving, GATEWAY_REST)
+    streams = _streams(state, deployment, serving, GATEWAY_REST)
+    for route in plain:
         # Everything that can be asked of a model: what is not here is refused, also what a newer Triton adds.
         route.match.safe_regex.regex = f"{_MODEL_PATH}(/(infer|generate|generate_stream|ready|config|stats))?"
+    for route in streams:
+        route.match.safe_regex.regex = f"{_MODEL_PATH}/generate_stream"
+    for route in (*streams, *plain):
         route.typed_per_filter_config[REST_FILTER].CopyFrom(_switched_on())
-    return routes
+    return _told_apart(streams, plain, refused)
 
 
 def _refuse_trace() -> route_components_pb2.Route:
@@ -183,21 +214,16 @@ def _to_coordinators() -> route_components_pb2.Route:
     return route_components_pb2.Route(match=everything(), route=action)
 
 
-def _available(state: State, serving: Serving) -> dict[str, routing_pb2.Deployment]:
-    """Deployments with a ready replica that takes requests, of their own or of a fallback."""
-    return {name: each for name, each in state.deployments.items() if stand_in(state, each, serving) is not None}
-
-
 def _unavailable(state: State, serving: Serving) -> dict[str, str]:
-    """Every other model that exists, with the reason."""
-    available = _available(state, serving)
+    """Every model that exists without a ready replica that takes requests by weight, of its own or of a fallback, with
+    the reason."""
     reasons = {
         name: f"model {name} is not deployed; run: aimesh deploy {name}"
         for name, _ in state.versions
         if name not in state.deployments
     }
     for name, deployment in state.deployments.items():
-        if name not in available:
+        if stand_in(state, deployment, serving) is None:
             reasons[name] = why_unavailable(state, deployment)
     return reasons
 

@@ -32,22 +32,32 @@ def fallback_name(name: str) -> str:
 def model_routes(
     state: State, deployment: routing_pb2.Deployment, serving: Serving, engine: Engine
 ) -> list[route_components_pb2.Route]:
-    """At least one; the last takes every request. A match whose version has no ready replica has no route."""
-    other = stand_in(state, deployment, serving)
-    if engine.gateway and other is not None and other.name != deployment.name:
-        return [_to_fallback(state, deployment, other, serving, engine)]
-    routes = []
-    for index, match in enumerate(deployment.policy.matches):
-        if serving.of(deployment.name, match.version):
-            route = _route(match_name(index), deployment, [(match.version, 1)], engine)
-            header = route.match.headers.add(name=match.header)
-            header.string_match.exact = match.value
-            routes.append(route)
-    routes.append(_route(BY_WEIGHTS, deployment, shares(state, deployment, serving), engine))
+    """At least one; the last takes every request. A match whose version has no ready replica has no route.
+
+    One whose version is ready holds also while the versions with a weight are not, and something else takes the rest.
+    """
+    other = stand_in(state, deployment, serving) if engine.gateway else deployment
+    routes = [
+        _to_match(index, match, deployment, engine)
+        for index, match in enumerate(deployment.policy.matches)
+        if serving.of(deployment.name, match.version)
+    ]
+    if other is None or other is deployment:
+        routes.append(_route(BY_WEIGHTS, deployment, shares(state, deployment, serving), engine))
     if engine.gateway:
         for route in routes:
             _mirror(route.route, state, deployment, serving, http=engine.http)
+    if other is not None and other is not deployment:
+        routes.append(_to_fallback(state, deployment, other, serving, engine))
     return routes
+
+
+def _to_match(
+    index: int, match: routing_pb2.Match, deployment: routing_pb2.Deployment, engine: Engine
+) -> route_components_pb2.Route:
+    route = _route(match_name(index), deployment, [(match.version, 1)], engine)
+    route.match.headers.add(name=match.header).string_match.exact = match.value
+    return route
 
 
 def _route(

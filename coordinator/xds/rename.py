@@ -90,7 +90,8 @@ _REST = """
 local FROM, TO = "/v2/models/" .. {old}, "/v2/models/" .. {new}
 function envoy_on_request(handle)
   local path = handle:headers():get(":path")
-  if path:sub(1, #FROM) == FROM then
+  -- Every try of a request has the same headers: what an earlier one wrote may begin with the old name.
+  if path:sub(1, #FROM) == FROM and not path:find("^[^/?]", #FROM + 1) then
     handle:headers():replace(":path", TO .. path:sub(#FROM + 1))
   end
 end

@@ -7,11 +7,12 @@ bootstrap names, and heeds only the older list of alternative names (gRFC A29); 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, TypeVar, get_args
 
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import config_source_pb2
+from envoy.config.core.v3 import base_pb2, config_source_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as jwt_pb2
@@ -47,10 +48,15 @@ def secured(clusters: Iterable[cluster_pb2.Cluster], plane: Plane, coordinators:
     """The clusters, each calling its servers with mTLS. `coordinators` names the one that leads to coordinators."""
     for cluster in clusters:
         role: Role = "coordinator" if cluster.name == coordinators else "node"
-        socket = gateway_socket(role) if plane == "gateway" else _client_socket(role)
-        cluster.transport_socket.name = _TLS
-        cluster.transport_socket.typed_config.CopyFrom(packed_any(socket))
+        cluster.transport_socket.CopyFrom(_transport_socket(role, plane))
         yield cluster
+
+
+@functools.cache
+def _transport_socket(role: Role, plane: Plane) -> base_pb2.TransportSocket:
+    """Kept, so never changed in place: every cluster has one."""
+    socket = gateway_socket(role) if plane == "gateway" else _client_socket(role)
+    return base_pb2.TransportSocket(name=_TLS, typed_config=packed_any(socket))
 
 
 def gateway_socket(role: Role) -> tls_pb2.UpstreamTlsContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,9 +44,12 @@ def _by_capacity(nodes: Sequence[membership_pb2.Node]) -> list[NodeShare]:
 
 
 def _in_proportion(amounts: Sequence[float], reasons: Sequence[str]) -> list[NodeShare]:
-    """Weights whose mean is EQUAL. A node that did not say what it has counts as the least of the others."""
-    told = [amount for amount in amounts if amount > 0] or [1.0]
-    filled = [amount if amount > 0 else min(told) for amount in amounts]
+    """Weights whose mean is EQUAL. A node that did not say what it has counts as the least of the others.
+
+    One that says what no machine has (infinity, no number) must not end the compiling for all.
+    """
+    told = [amount for amount in amounts if 0 < amount < math.inf] or [1.0]
+    filled = [amount if 0 < amount < math.inf else min(told) for amount in amounts]
     mean = sum(filled) / len(filled) if filled else 1.0
     weights = [max(1, round(EQUAL * amount / mean)) for amount in filled]
     return [NodeShare(weight, reason) for weight, reason in zip(weights, reasons, strict=True)]

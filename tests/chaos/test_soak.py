@@ -14,11 +14,12 @@ from tests.chaos.runner import Runner
 from tests.chaos.soak import MOST_BYTES_A_MINUTE, Sample, growing, sample, slope
 
 EVERY_S = 0.5
-WARM_S = 10.0
+WARM_S = 30.0
 CHURN_S = 10.0
 """A model is deployed and removed, so that assignments, loads, routes and watches all work."""
 
 
+@pytest.mark.timeout(24 * 3600)  # as long as --soak says
 def test_nothing_grows(meshes: Meshes, request: pytest.FixtureRequest) -> None:
     seconds = float(request.config.getoption("--soak"))
     samples = meshes.loop.run(_watch(meshes.get(), seconds))

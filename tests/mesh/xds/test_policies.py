@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc
 from google.protobuf import descriptor_pb2, duration_pb2
-from tritonclient.grpc import model_config_pb2, service_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from aimesh.membership.v1 import membership_pb2
@@ -32,6 +33,7 @@ from tests.mesh.xds import harness
 from tests.mesh.xds.clients import one_input, refusal, triton_client
 from tests.mesh.xds.conftest import XdsMesh
 from tests.mesh.xds.triton import RunningTriton, tritons
+from tests.processes import free_ports
 
 READY = membership_pb2.MODEL_STATE_READY
 POLICY = routing_pb2.RoutePolicy
@@ -136,6 +138,66 @@ def busy(client: Any) -> Iterator[None]:
 
 def backup_node(stage: Stage) -> membership_pb2.Node:
     return harness.node(9, stage.backup, {"backup": READY})
+
+
+def dead_node(stage: Stage, number: int, model: str = "addone") -> membership_pb2.Node:
+    """One of which the mesh does not know yet that nothing answers there."""
+    grpc_port, http_port = free_ports(2)
+    gone = dataclasses.replace(stage.backup, grpc_port=grpc_port, http_port=http_port)
+    return harness.node(number, gone, {model: READY})
+
+
+BALANCERS = {
+    "by_capacity": routing_pb2.Balancer(by_capacity=routing_pb2.ByCapacity()),
+    "ring_hash": routing_pb2.Balancer(ring_hash=routing_pb2.RingHash(header="x-session")),
+    "least_request": routing_pb2.Balancer(least_request=routing_pb2.LeastRequest()),
+}
+
+
+@pytest.mark.parametrize("kind", BALANCERS)
+def test_a_retry_finds_the_replica_that_lives_however_small_its_share(stage: Stage, kind: str) -> None:
+    dead, live = dead_node(stage, 5), stage.nodes("1.0.0")[0]
+    dead.capacity.cpu_cores, live.capacity.cpu_cores = 64, 1
+    stage.publish([dead, dead_node(stage, 6), live], addone(POLICY(balancer=BALANCERS[kind])))
+    with triton_client(stage.mesh.gateway) as client:
+        for session in range(60):
+            infer(client, {"x-session": str(session)}, client_timeout=5)
+
+
+def test_as_many_replicas_are_left_out_as_the_policy_allows(stage: Stage) -> None:
+    outlier = routing_pb2.OutlierEjection(consecutive_errors=2, max_ejected_percent=90)
+    policy = POLICY(outlier=outlier, retry=routing_pb2.RetryPolicy(max_retries=0))
+    stage.publish([dead_node(stage, 5), dead_node(stage, 6), *stage.nodes("1.0.0")], addone(policy))
+    with triton_client(stage.mesh.gateway) as client:
+        harness.eventually(lambda: all(_answers(client, 5.0) for _ in range(9)), "both are left out, most of the three")
+
+
+def test_a_version_without_weight_answers_its_match_while_the_others_are_down(stage: Stage, target: str) -> None:
+    match = routing_pb2.Match(header="x-tenant", value="acme", version="2.0.0")
+    tested = harness.node(0, stage.mesh.tritons[0], {"addone": READY})
+    tested.report.models[0].version = "2.0.0"
+    url = f"http://{stage.mesh.gateway}/v2/models/addone/ready"
+    stage.publish([tested], addone(POLICY(matches=[match]), v1=100, v2=0))
+    with triton_client(target) as client:
+        assert infer(client, {"x-tenant": "acme"}, client_timeout=10).get_response().model_name == "addone"
+        assert refusal(lambda: infer(client, client_timeout=10))[0] == "UNAVAILABLE"
+    assert harness.get(url)[0] == 503
+    both = addone(POLICY(matches=[match], fallbacks=["backup"]), v1=100, v2=0)
+    stage.publish([tested, backup_node(stage)], both, harness.deployment("backup"))
+    with triton_client(stage.mesh.gateway) as client:
+        assert infer(client, {"x-tenant": "acme"}).get_response().model_name == "addone"
+        assert infer(client).get_response().model_name == "backup"
+
+
+def test_every_try_at_a_fallback_has_its_name_once_also_where_one_name_begins_with_the_other(stage: Stage) -> None:
+    nodes = [dead_node(stage, 5, "backup"), backup_node(stage)]
+    back = routing_pb2.Deployment(name="back", targets=addone().targets, policy=POLICY(fallbacks=["backup"]))
+    stage.publish(nodes, back, harness.deployment("backup"))
+    body = {"inputs": [{"name": "INPUT0", "shape": [1], "datatype": "FP32", "data": [1]}]}
+    url = f"http://{stage.mesh.gateway}/v2/models/back/infer"
+    for _ in range(8):
+        status, text = harness.get(url, json.dumps(body).encode())
+        assert (status, json.loads(text).get("model_name")) == (200, "backup")
 
 
 def test_a_fallback_answers_under_its_own_name_whichever_way_the_request_is_written(stage: Stage) -> None:
@@ -277,6 +339,20 @@ def test_a_replica_that_hangs_costs_a_moment_and_no_answer(stage: Stage, policy:
             for _ in range(6):
                 infer(client, client_timeout=5)
             assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("policy", [POLICY(hedge=routing_pb2.Hedge(delay=MOMENT)), POLICY(try_timeout=MOMENT)])
+def test_a_stream_is_neither_cut_nor_copied_when_its_first_answer_is_late(stage: Stage, policy: POLICY) -> None:
+    stage.publish(stage.nodes("1.0.0", "1.0.0"), addone(policy))
+    request = service_pb2.ModelInferRequest(model_name="addone")
+    request.inputs.add(name="INPUT0", datatype="FP32", shape=[1]).contents.fp32_contents.append(-1.0)
+    before = sum(counts(stage))
+    with grpc.insecure_channel(stage.mesh.gateway) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for headers in ((), (("x-aimesh-model", "addone"),)):
+            answers = list(stub.ModelStreamInfer(iter([request]), timeout=10, metadata=headers))
+            assert [each.error_message for each in answers] == [""]
+    harness.eventually(lambda: sum(counts(stage)) == before + 2, "each ran once")
 
 
 def test_a_replica_that_fails_is_left_out_for_a_while(stage: Stage) -> None:

@@ -18,6 +18,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
 from aimesh.identity.v1 import identity_pb2, scope_pb2
 from aimesh.membership.v1 import membership_pb2
+from aimesh.routing.v1 import routing_pb2
 from coordinator.identity.signing import Signer
 from coordinator.state import State
 from coordinator.xds.gateway_routes import GATEWAY_ROUTES
@@ -84,6 +85,41 @@ def test_a_program_with_a_certificate_calls_triton_directly(mesh: SecureMesh, mo
     mesh.coordinator.publish(mesh.state(10))
     with _proxyless(mesh, mesh.authority.issue("client", "program"), monkeypatch) as client:
         add_one(client, client_timeout=10)
+
+
+def test_fallbacks_and_mirrors_are_reached_with_tls_under_their_own_names(
+    mesh: SecureMesh, gateway_client: Any
+) -> None:
+    """Their clusters run a filter of their own before the link that is encrypted."""
+    (mesh.folder / "backup").mkdir()
+    with tritons(mesh.folder / "backup", 1, ("backup",), tls=mesh.authority.issue("node", "agent-1")) as (backup,):
+        first, other = harness.node(0, mesh.triton, {"addone": READY}), harness.node(1, backup, {"backup": READY})
+        policy = routing_pb2.RoutePolicy(
+            fallbacks=["backup"], mirror=routing_pb2.Mirror(deployment="backup", percent=100)
+        )
+        addone = harness.deployment("addone", 1)
+        addone.policy.CopyFrom(policy)
+        deployments = [addone, harness.deployment("backup", 1)]
+        keys = mesh.state(15, "k1").api_keys
+        mesh.coordinator.publish(replace(harness.state_of(15, [first, other], deployments), api_keys=keys))
+        headers = mesh.key("k1")
+
+        def answered_by() -> str:
+            try:
+                answer = gateway_client.infer("addone", one_input(), headers=headers, client_timeout=10)
+            except tritonclient.utils.InferenceServerException as error:
+                return str(error)  # the last endpoint goes a moment before the route changes
+            return str(answer.get_response().model_name)
+
+        def copied() -> int:
+            found = gateway_client.get_inference_statistics("backup", headers=headers)
+            return int(found.model_stats[0].inference_count)
+
+        harness.eventually(lambda: _answers(gateway_client, headers), "the key is known")
+        assert answered_by() == "addone"
+        harness.eventually(lambda: copied() >= 1, "a copy arrived")
+        mesh.coordinator.publish(replace(harness.state_of(16, [other], deployments), api_keys=keys))
+        harness.eventually(lambda: answered_by() == "backup", "the fallback answers")
 
 
 def test_a_server_that_is_no_node_is_not_believed(mesh: SecureMesh, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def policies(draw: st.DrawFn, versions: list[str], others: list[str]) -> routing
     policy.limits.max_requests = draw(st.sampled_from([0, 1, 1000]))
     if others:
         if draw(st.booleans()):
-            percent = draw(st.floats(0.001, 100))
+            percent = draw(st.floats(0.0001, 100))
             policy.mirror.CopyFrom(routing_pb2.Mirror(deployment=draw(st.sampled_from(others)), percent=percent))
         policy.fallbacks.extend(draw(st.lists(st.sampled_from(others), max_size=3, unique=True)))
     return policy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from coordinator.state import State, serving_nodes
 from coordinator.xds.compile import compile_snapshot
 from coordinator.xds.gateway_routes import GATEWAY_ROUTES
 from coordinator.xds.snapshot import CDS, EDS, RDS
+from coordinator.xds.weights import node_shares
 from tests.unit.policy.policies import policies
 from tests.unit.xds.states import states
 from tests.unit.xds.test_compile import actions, unpack, weights_of
@@ -127,10 +129,28 @@ def test_shares_endpoints_and_times_are_those_of_the_routes() -> None:
 
 def test_a_fallback_is_named_for_the_gateway_and_a_refusal_for_programs() -> None:
     found = ways(state_of({"fallbacks": ["backup"]}, "n3"))
-    assert found.gateway.decided_by == "no replica of chat is ready: its fallback backup"
+    assert found.gateway.decided_by == "no replica of chat with a weight is ready: its fallback backup"
     assert [each.deployment for each in found.gateway.shares] == ["backup"]
     assert found.programs.decided_by.startswith("refused with UNAVAILABLE: model chat 1.0.0: 0 of 1 replicas ready")
     assert [(each.node, each.reason) for each in found.programs.shares[0].endpoints] == [("n1", "node is suspect")]
+
+
+def test_a_node_that_claims_what_no_machine_has_gets_the_least_share() -> None:
+    state = state_of({"balancer": {"by_capacity": {}}}, "n1", "n2", "n3")
+    for node, cores in zip(state.nodes.values(), (math.inf, math.nan, 8.0), strict=True):
+        node.capacity.cpu_cores = cores
+        node.report.models[0].name, node.report.models[0].version = "chat", "1.0.0"
+    state = dataclasses.replace(state, assignments=dict.fromkeys(state.nodes, frozenset({("chat", "1.0.0")})))
+    assert [each.weight for each in node_shares(state, state.deployments["chat"], "1.0.0", list(state.nodes))] == [
+        1000
+    ] * 3
+
+
+def test_what_grpc_retries_less_than_asked_is_said() -> None:
+    state = state_of({"retry": {"max_retries": 5}}, "n1")
+    (rule,) = partial(state.deployments["chat"])
+    assert "up to 4 more tries" in rule.programs
+    assert (ways(state).gateway.retries, ways(state).programs.retries) == (5, 4)
 
 
 def test_weights_come_with_their_reason() -> None:

@@ -23,10 +23,11 @@ from aimesh.cluster.v1 import cluster_pb2
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2
+from coordinator import keys
 from coordinator.state import State, routable, serving_nodes
 from coordinator.xds.compile import compile_snapshot
 from coordinator.xds.gateway_routes import GATEWAY_ROUTES
-from coordinator.xds.policy import CLIENT_SLACK_MS
+from coordinator.xds.policy import CLIENT_SLACK_MS, MOST_CLIENT_RETRIES
 from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, Snapshot
 from tests.unit.xds.states import extreme_states, shuffled, states
 
@@ -167,7 +168,7 @@ def test_every_route_leaves_time_to_the_caller_and_retries_as_its_policy_says(st
         assert action.HasField("max_stream_duration") == bool(policy.timeout.seconds)
         retries = policy.retry.max_retries if policy.HasField("retry") else 2
         assert action.HasField("retry_policy") == (retries > 0)
-        assert action.retry_policy.num_retries.value == retries
+        assert action.retry_policy.num_retries.value == min(retries, MOST_CLIENT_RETRIES)
 
 
 @PROPERTY
@@ -239,6 +240,14 @@ def test_weights_too_large_to_sum_up_keep_their_shares() -> None:
     targets = [routing_pb2.Target(version=version, weight=weight) for version, weight in weights.items()]
     snapshot = compile_snapshot(State(deployments={"m": routing_pb2.Deployment(name="m", targets=targets)}))
     assert weights_of(client_action(snapshot, "m")) == {"m/1.0.0": 2**30 - 1, "m/2.0.0": 2**30 - 1, "m/3.0.0": 1}
+
+
+def test_a_policy_written_by_a_newer_coordinator_is_compiled_as_far_as_it_is_known() -> None:
+    stored = b'{"name": "m", "targets": [{"version": "1.0.0", "weight": 1}], "policy": {"retry": {"max_retries": 1, '
+    stored += b'"codes": ["ABORTED", "INTERNAL"]}, "balancer": {"by_moon_phase": {}}, "tides": "2s"}}'
+    deployment = keys.parse(stored, routing_pb2.Deployment())
+    retry = client_action(compile_snapshot(State(deployments={"m": deployment})), "m").retry_policy
+    assert retry.retry_on == "internal"
 
 
 @pytest.mark.parametrize("revision", [0, 7])

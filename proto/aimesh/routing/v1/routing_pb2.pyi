@@ -136,12 +136,15 @@ class RoutePolicy(_message.Message):
 
     @_builtins.property
     def hedge(self) -> Global___Hedge:
-        """Sends a second copy when the first is slow; unset for none. Gateway only."""
+        """Sends a second copy when the first is slow; unset for none. Gateway only, and not of calls that stream their
+        answers.
+        """
 
     @_builtins.property
     def try_timeout(self) -> _duration_pb2.Duration:
         """Bound on one try until its first answer, after which it is tried again; unset or 0 for none but the timeout.
-        Gateway only. Not together with hedge, whose delay takes its place.
+        Gateway only, and not for calls that stream their answers. With at most 2 retries. Not together with hedge, whose
+        delay takes its place.
         """
 
     @_builtins.property
@@ -154,12 +157,15 @@ class RoutePolicy(_message.Message):
 
     @_builtins.property
     def mirror(self) -> Global___Mirror:
-        """Copies a share of the requests to another deployment, whose answers are dropped; unset for none. Gateway only."""
+        """Copies a share of the requests to another deployment, whose answers are dropped; unset for none. Gateway only, and
+        not of requests that a fallback takes.
+        """
 
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Deployments that take the requests, in this order, while no replica of this one is ready; at most 3. The gateway
-        writes their name into the request, so that their servers know it. Gateway only.
+        """Deployments that take the requests, in this order, while no replica of a version with a weight is ready; at most 3.
+        Matches still decide before. The gateway writes their name into the request, so that their servers know it. Gateway
+        only.
         """
 
     @_builtins.property
@@ -201,7 +207,9 @@ class RetryPolicy(_message.Message):
     BUDGET_PERCENT_FIELD_NUMBER: _builtins.int
     BACK_OFF_FIELD_NUMBER: _builtins.int
     max_retries: _builtins.int
-    """Tries beyond the first, hedges included; 0 turns retries off; at most 5."""
+    """Tries beyond the first, hedges included; 0 turns retries off; at most 5. gRPC programs make 4 at most, and none of
+    a request larger than what they keep to send it again (256 KiB, channel option grpc.per_rpc_retry_buffer_size).
+    """
     budget_percent: _builtins.int
     """Retries and hedges in flight to one version may be at most this share of the requests in flight, in percent, or 64
     if that is more (a few retries are no storm); 0 for no budget; at most 100. Gateway only.
@@ -441,8 +449,8 @@ Global___Hedge: _TypeAlias = Hedge  # noqa: Y015
 @_typing.final
 class OutlierEjection(_message.Message):
     """Leaves a replica out for a while when it fails. The gateway counts errors in a row (UNAVAILABLE, INTERNAL, UNKNOWN,
-    DATA_LOSS, DEADLINE_EXCEEDED). gRPC programs cannot: of those that had at least this many requests in 10 s, they
-    leave out replicas of which 85 % ended with any error, those of the caller included.
+    DATA_LOSS, DEADLINE_EXCEEDED, UNIMPLEMENTED). gRPC programs cannot: of those that had at least this many requests in
+    10 s, they leave out replicas of which 85 % ended with any error, those of the caller included.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -453,7 +461,9 @@ class OutlierEjection(_message.Message):
     consecutive_errors: _builtins.int
     """Errors in a row; 0 for 5; at most 1000."""
     max_ejected_percent: _builtins.int
-    """At most this share of the replicas at once, in percent; 0 for 50; at most 100. Envoy may always leave out one."""
+    """At most this share of the replicas at once, in percent; 0 for 50; at most 100. Where all are left out, the gateway
+    asks all again.
+    """
     @_builtins.property
     def base_ejection(self) -> _duration_pb2.Duration:
         """How long it is left out the first time, longer each time up to 300 s; unset for 10 s; 1 ms to 300 s."""
@@ -509,7 +519,7 @@ class Mirror(_message.Message):
     deployment: _builtins.str
     """The deployment that gets the copies."""
     percent: _builtins.float
-    """Share in percent, more than 0 to 100."""
+    """Share in percent, 0.0001 to 100."""
     def __init__(
         self,
         *,
