@@ -15,6 +15,9 @@ from tests.chaos.soak import MOST_BYTES_A_MINUTE, Sample, growing, sample, slope
 
 EVERY_S = 0.5
 WARM_S = 30.0
+LONG_S, SHORT_SLACK = 300.0, 4.0
+"""A soak of five minutes and more is held to the slopes of soak.py; in a shorter one caches still fill, so it sees
+only what grows four times as fast."""
 CHURN_S = 10.0
 """A model is deployed and removed, so that assignments, loads, routes and watches all work."""
 
@@ -23,7 +26,7 @@ CHURN_S = 10.0
 def test_nothing_grows(meshes: Meshes, request: pytest.FixtureRequest) -> None:
     seconds = float(request.config.getoption("--soak"))
     samples = meshes.loop.run(_watch(meshes.get(), seconds))
-    assert growing(samples) == []
+    assert growing(samples, slack=1.0 if seconds >= LONG_S else SHORT_SLACK) == []
 
 
 @pytest.mark.parametrize(("rise", "wrong"), [(0, []), (2 * MOST_BYTES_A_MINUTE, ["leaky"]), (-1 << 20, [])])
