@@ -293,9 +293,10 @@ def test_shares_follow_capacity(stage: Stage, target: str) -> None:
         before = counts(stage)
         for _ in range(200):
             infer(client)
+    # Triton counts an answer some time after it gave it.
+    harness.eventually(lambda: sum(counts(stage)) - sum(before) >= 200, "all are counted")
     large, small = (after - then for after, then in zip(counts(stage), before, strict=True))
-    assert large + small == 200
-    assert 0.6 < large / 200 < 0.9  # 0.75, give or take five standard deviations where it is drawn
+    assert 0.6 < large / (large + small) < 0.9  # 0.75, give or take five standard deviations where it is drawn
 
 
 def test_least_request_avoids_the_busy_replica_in_the_gateway_and_programs_take_the_next_policy(stage: Stage) -> None:
