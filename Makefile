@@ -5,14 +5,14 @@ BIN := .venv/bin
 # Tests that need Node.js skip without it; in CI they must run.
 WORKERS ?= 2
 
-.PHONY: help demo up down test chaos bench verify fix clean
+.PHONY: help demo up down test chaos soak bench verify fix clean
 .PHONY: verify-format verify-lint verify-types verify-proto verify-house fix-format fix-lint fix-proto
 
 help:
 	@echo "make demo     set up, run a mesh of three nodes with two real models, ask them, stop"
 	@echo "make up       set up and start a mesh that stays;  make down  stops it"
 	@echo "make test     set up and run all tests"
-	@echo "make chaos    all fault scenarios and a soak of ten minutes: docs/operations/failures.md"
+	@echo "make chaos    all fault scenarios: docs/operations/failures.md;  make soak  ten minutes under load"
 	@echo "make bench    throughput and latency of every path, side by side"
 	@echo "make verify   the gate before each commit;  make fix  mends what can be mended by itself"
 
@@ -29,7 +29,10 @@ test: .venv/.dev node_modules/.stamp
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests
 
 chaos: .venv/.dev
-	$(BIN)/python -m pytest tests/chaos --chaos=all --soak 600
+	$(BIN)/python -m pytest tests/chaos --chaos=all
+
+soak: .venv/.dev
+	$(BIN)/python -m pytest tests/chaos/test_soak.py --soak 600
 
 bench: .venv/.dev
 	$(BIN)/python -m tools.bench

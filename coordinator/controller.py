@@ -25,7 +25,7 @@ PACE_S = 0.05
 """Least time between two decisions: a burst of changes becomes one. A long one is followed by as long a rest."""
 AT_ONCE = 32
 """Assignments written at the same time."""
-MOST_REST_S = 1.0
+MOST_REST_S = 0.25
 """Longest such rest."""
 TICK_S = 0.25
 """How long a change of leadership may go unnoticed; a tick with nothing new costs one comparison."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import grpc
-import grpc.aio
 
 from coordinator.mirror import Mirror
 from meshkit.errors import UnavailableError
-from meshkit.interceptors import rewrap
+from meshkit.interceptors import Around, rewrap
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -28,22 +26,16 @@ OPEN = frozenset(
 """Methods of ours that say something true without a state."""
 
 
-class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+class Gate(Around):
     """Closed until the mirror is loaded. Health, reflection and xDS, which waits by itself, pass."""
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    def wrap(self, handler: Handler, method: str) -> Handler:
         """The handler, or one that refuses. An empty state would answer that nothing exists."""
-        handler: Any = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or self._mirror.loaded or not method.startswith("/aimesh.") or method in OPEN:
-            return cast("Handler", handler)
+        if self._mirror.loaded or not method.startswith("/aimesh.") or method in OPEN:
+            return handler
         return rewrap(handler, lambda _: self._refuse, lambda _: self._refuse)
 
     async def _refuse(self, request: Any, context: Any) -> Any:

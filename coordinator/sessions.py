@@ -260,7 +260,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
 
     async def _renew_leases(self) -> None:
         while True:
-            await asyncio.sleep(min(self._settings.heartbeat_interval_s, self._settings.node_ttl_s / 4))
+            await asyncio.sleep(self._settings.node_ttl_s / 4)
             quiet = self._clock() - MISSED_HEARTBEATS * self._settings.heartbeat_interval_s
             live = [session for session in self._sessions.values() if session.last_seen >= quiet]
             try:

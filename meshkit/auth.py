@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import grpc
-import grpc.aio
 
 from meshkit.errors import AimeshError, PermissionDeniedError, UnauthenticatedError
-from meshkit.interceptors import rewrap
+from meshkit.interceptors import Around, rewrap
 from meshkit.scopes import EVERY_SCOPE, PUBLIC, Requirement, Scope, requirement, scopes_of, words
 from meshkit.tls import Identity
 
@@ -146,7 +145,7 @@ class _Call:
     """Why it was ended, once it was."""
 
 
-class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+class AuthInterceptor(Around):
     """Lets a handler run only for callers that may, and only for as long as what they showed is valid."""
 
     def __init__(self, identify: Callable[[Context], Principal], now: Callable[[], float] = time.time) -> None:
@@ -155,16 +154,8 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._now = now
         self._calls: set[_Call] = set()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """Wraps the handler that would have served the call."""
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return cast("Handler", handler)  # no such method: gRPC answers UNIMPLEMENTED
-        method = handler_call_details.method
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        """The handler for those that may."""
         return rewrap(handler, lambda inner: self._unary(inner, method), lambda inner: self._streaming(inner, method))
 
     def end_calls(self, why: Callable[[Principal], AimeshError | None]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
+import grpc.aio
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -27,3 +29,20 @@ def rewrap(
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
     return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+
+class Around(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """An interceptor that puts something around every handler there is."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """The wrapped handler; of a method that does not exist nothing, and gRPC answers UNIMPLEMENTED."""
+        handler: Any = await continuation(handler_call_details)
+        return cast("Handler", handler) if handler is None else self.wrap(handler, handler_call_details.method)
+
+    @abstractmethod
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        """The handler that serves the calls of a method in place of `handler`."""

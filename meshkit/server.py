@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from meshkit.channel import MAX_MESSAGE_BYTES
 from meshkit.errors import AimeshError, ExhaustedError
 from meshkit.grpc_errors import to_status
-from meshkit.interceptors import rewrap
+from meshkit.interceptors import Around, rewrap
 
 log = structlog.get_logger()
 if TYPE_CHECKING:
@@ -113,19 +113,11 @@ class MeshServer:
         await self.grpc.stop(grace_s)
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+class ErrorInterceptor(Around):
     """Turns an AimeshError that leaves a handler into its gRPC status with details; logs everything else that does."""
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """Wraps the handler that would have served the call."""
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return cast("Handler", handler)  # no such method: gRPC answers UNIMPLEMENTED
-        method = handler_call_details.method
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        """The handler whose errors are told."""
         return rewrap(handler, lambda inner: _wrap_unary(inner, method), lambda inner: _wrap_streaming(inner, method))
 
 

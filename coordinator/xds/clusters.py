@@ -16,6 +16,7 @@ from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State, VersionKey, routable
 from coordinator.xds.balancing import balance, eject, limit, unlimited
 from coordinator.xds.elsewhere import borrowed, borrowed_cluster
+from coordinator.xds.memo import kept
 from coordinator.xds.readiness import Serving, ip_of
 from coordinator.xds.rename import renaming_filters
 from coordinator.xds.snapshot import over_ads, packed_any
@@ -129,14 +130,14 @@ def _coordinators(state: State) -> Iterator[Weighted]:
             yield Weighted(coordinator.id, ip, int(port))
 
 
-@functools.lru_cache(maxsize=4096)
+@kept
 def _own_cluster(name: str, policy: bytes, *, http: bool) -> cluster_pb2.Cluster:
     """The cluster of a version, from its deployment's policy, serialized. Kept, so never changed in place."""
     options = _http1() if http else _http2()
     return _model_cluster(name, routing_pb2.RoutePolicy.FromString(policy), options)
 
 
-@functools.lru_cache(maxsize=4096)
+@kept
 def _borrowed_cluster(name: str, other: str, version: str, policy: bytes, *, http: bool) -> cluster_pb2.Cluster:
     """The same for requests that say `name`, from the policy of the deployment that serves them."""
     options = _http1() if http else _http2()

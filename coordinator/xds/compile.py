@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from aimesh.routing.v1 import routing_pb2
@@ -20,6 +20,7 @@ from coordinator.xds.clusters import (
     load_assignment,
 )
 from coordinator.xds.gateway_routes import GATEWAY_ROUTES, gateway_routes
+from coordinator.xds.memo import kept, next_generation
 from coordinator.xds.readiness import Serving, find_serving
 from coordinator.xds.security import PLANES, secured
 from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, OnDemand, Resources, Snapshot, pack
@@ -32,6 +33,7 @@ def compile_snapshot(state: State, *, secure: bool = False) -> Snapshot:
     is the mesh's TLS: then each kind of client gets clusters with credentials in the form that it reads, and gateways
     alone get the gateway's routes, which tell the ids of live API keys.
     """
+    next_generation()
     serving = find_serving(state)
     deployments = [deployment for _, deployment in sorted(state.deployments.items()) if routable(state, deployment)]
     of_gateways: dict[str, Callable[[], bytes]] = {
@@ -57,7 +59,7 @@ def compile_snapshot(state: State, *, secure: bool = False) -> Snapshot:
     return Snapshot(version, {**resources, CDS: by_plane["client"]}, gateways)
 
 
-@lru_cache(maxsize=4096)
+@kept
 def _listener(name: str) -> bytes:
     return pack(client_listener(name))
 
@@ -66,7 +68,7 @@ def _routes(state: State, deployment: routing_pb2.Deployment, serving: Serving) 
     return pack(client_routes(state, deployment, serving))
 
 
-@lru_cache(maxsize=4096)
+@kept
 def _endpoints(cluster: str, found: tuple[Weighted, ...]) -> bytes:
     """Kept, since most clusters' endpoints stay as they are while others change."""
     return pack(load_assignment(cluster, found))

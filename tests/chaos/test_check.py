@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.check import Bars, converged_at, figures, violations
 from tests.chaos.history import Event, History, Leader, Look, Node, Request, Route, Stall, read_history
 
-FAULT, HEALED, END = 101.0, 105.0, 112.0
+FAULT, HEALED = 101.0, 105.0
 STRICT = Bars(leaves_s=1.0, calm_s=1.0, prompt_s=2.0, vacant_s=2.0, leaderless_s=7.0)
 
 

@@ -36,7 +36,6 @@ class Traffic:
     """What all clients together were sent."""
 
     responses: int = 0
-    resource_bytes: int = 0
     streams_lost: Counter[str] = field(default_factory=Counter)
     """Streams that ended though nobody meant them to, by reason."""
 
@@ -83,7 +82,6 @@ class Client:
         await self._ask(call, LDS, frozenset({self.model}))
         while isinstance(response := await call.read(), discovery_pb2.DiscoveryResponse):
             self.traffic.responses += 1
-            self.traffic.resource_bytes += sum(len(each.value) for each in response.resources)
             await self._take(call, response)
 
     async def _take(self, call: Any, response: discovery_pb2.DiscoveryResponse) -> None:
