@@ -128,3 +128,13 @@ async def refused(call: Any) -> grpc.StatusCode:
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await call
     return failure.value.code()
+
+
+async def stream_refused(call: Callable[[], Any]) -> grpc.StatusCode:
+    """The code with which a call that streams its requests fails.
+
+    grpc.aio says INTERNAL itself when the stream ends while a message is being written: then it is called again.
+    """
+    while (code := await refused(call())) == grpc.StatusCode.INTERNAL:
+        pass
+    return code

@@ -26,7 +26,7 @@ from meshkit.errors import InvalidInputError
 from meshkit.tls import TlsSettings
 from tests.certificates import TestAuthority
 from tests.mesh.coordinator.conftest import agent, coordinator
-from tests.mesh.identity.conftest import Secure, refused, secure_coordinator
+from tests.mesh.identity.conftest import Secure, refused, secure_coordinator, stream_refused
 from tests.processes import EtcdServer, eventually
 
 UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
@@ -58,8 +58,8 @@ async def test_an_agent_speaks_for_its_own_node_only(secure: Secure) -> None:
             stub: Any = membership_pb2_grpc.MembershipServiceStub(channel)
             return await anext(aiter(stub.Join(messages(), timeout=20)))
 
-    assert await refused(join(secure.authority.issue("node", "n2"))) == DENIED
-    assert await refused(join(secure.authority.issue("admin", "n1"))) == DENIED
+    assert await stream_refused(lambda: join(secure.authority.issue("node", "n2"))) == DENIED
+    assert await stream_refused(lambda: join(secure.authority.issue("admin", "n1"))) == DENIED
     assert (await join(secure.authority.issue("node", "n1"))).welcome.epoch > 0
 
 

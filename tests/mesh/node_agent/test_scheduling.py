@@ -64,7 +64,8 @@ async def test_priorities_limits_and_timeouts_are_tritons_and_a_change_loses_not
         gate.touch()
         assert await asyncio.gather(held, high, *low) == ["8", "41", "31", "32"]
         assert await late == "Request timeout expired"
-        assert order.read_text().split() == ["7", "40", "30", "31"], "late work was dropped before it ran"
+        first, second, *equals = order.read_text().split()
+        assert (first, second, sorted(equals)) == ("7", "40", ["30", "31"]), "late work was dropped before it ran"
 
         # Another scheduling: loaded anew, while it goes on answering and stays in the routes.
         (before,) = node.stubs("queued")
