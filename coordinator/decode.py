@@ -14,6 +14,7 @@ from aimesh.cluster.v1 import cluster_pb2
 from aimesh.identity.v1 import identity_pb2
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
+from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator import keys
 from coordinator.etcd import KeyValue
@@ -35,6 +36,9 @@ def advance(state: State, revision: int, changes: Iterable[KeyValue]) -> State:
             touched["leader"] = change.value.decode() if change.value is not None else ""
         elif area == "auth":
             touched["key_file"] = change.value.decode() if change.value is not None else ""
+        elif area == "trust":
+            read_trust = _message(registry_pb2.Trust)
+            touched["trust"] = _read(change, read_trust) if change.value is not None else registry_pb2.Trust()
         elif area in _AREAS:
             for attribute, read in _AREAS[area].items():
                 value = _read(change, read) if change.value is not None else None
@@ -68,7 +72,7 @@ def _id(area: str, rest: str) -> str | VersionKey | FailureKey:
         node, _, rest = rest.partition("/")
         name, _, version = rest.partition("/")
         return node, name, version
-    if area == "models":
+    if area in ("models", "measured"):
         name, _, version = rest.partition("/")
         return name, version
     return rest
@@ -96,6 +100,9 @@ _AREAS: dict[str, dict[str, Callable[[KeyValue], object]]] = {
     "nodes": {"nodes": lambda change: _node(change.value or b"")},
     "members": {"members": lambda change: _node(change.value or b"")},
     "models": {"versions": _message(registry_pb2.ModelVersion)},
+    "catalog": {"models": _message(registry_pb2.Model)},
+    "measured": {"measured": _message(registry_pb2.Measured)},
+    "rollouts": {"rollouts": _message(rollout_pb2.Rollout)},
     "deployments": {"deployments": _message(routing_pb2.Deployment)},
     "weights": {"weights": _message(routing_pb2.NodeWeights)},
     "assignments": {"assignments": _assigned, "assignment_revisions": lambda change: change.mod_revision},

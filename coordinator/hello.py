@@ -29,6 +29,8 @@ def check_hello(hello: membership_pb2.Hello) -> None:
         ) from None
     if not hello.capacity.memory_bytes:
         raise InvalidInputError(f"node {hello.node_id}: hello.capacity.memory_bytes is 0")
+    if hello.port > _MOST_PORT:
+        raise InvalidInputError(f"node {hello.node_id}: hello.port is {hello.port}, which is no port")
     check_report(hello.node_id, hello.report)
 
 
@@ -57,10 +59,12 @@ def node_of(hello: membership_pb2.Hello, epoch: int, coordinator_id: str) -> mem
         epoch=epoch,
         state=membership_pb2.NODE_STATE_READY if ready else membership_pb2.NODE_STATE_JOINING,
         address=hello.address,
+        port=hello.port,
         pid=hello.pid,
         agent_version=hello.agent_version,
         capacity=hello.capacity,
         labels=hello.labels,
+        runtimes=hello.runtimes,
         report=durable(hello.report),
         coordinator_id=coordinator_id,
     )

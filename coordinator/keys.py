@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 Parsed = TypeVar("Parsed", bound=Message)
 ROOT = "/aimesh/v1/"
 LEADER = f"{ROOT}election/leader"
+TRUST = f"{ROOT}trust/cluster"
+"""Whose signatures of versions count."""
 KEY_FILE = f"{ROOT}auth/key_file"
 """Fingerprint of the key with which the coordinators sign API keys."""
 AUDIT = "/aimesh/audit/v1/"
@@ -41,6 +43,21 @@ def failure(node_id: str, name: str, version: str) -> str:
 def version(name: str, version: str) -> str:
     """A model version."""
     return f"{ROOT}models/{name}/{version}"
+
+
+def model(name: str) -> str:
+    """A model's aliases and tags."""
+    return f"{ROOT}catalog/{name}"
+
+
+def measured(name: str, version: str) -> str:
+    """What a version took where it was loaded."""
+    return f"{ROOT}measured/{name}/{version}"
+
+
+def rollout(name: str) -> str:
+    """The newest rollout of a deployment."""
+    return f"{ROOT}rollouts/{name}"
 
 
 def deployment(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Coroutine
 
@@ -14,30 +15,45 @@ from aimesh.artifacts.v1 import artifacts_pb2_grpc
 from aimesh.cluster.v1 import cluster_pb2_grpc
 from aimesh.membership.v1 import membership_pb2_grpc
 from aimesh.registry.v1 import registry_pb2_grpc
+from aimesh.rollout.v1 import rollout_pb2_grpc
 from aimesh.routing.v1 import routing_pb2_grpc
+from coordinator.acknowledgements import Acknowledgements
 from coordinator.adaptive import AdaptiveController
 from coordinator.api.artifacts import ArtifactsService
 from coordinator.api.cluster import ClusterService
+from coordinator.api.locating import Locating
 from coordinator.api.nodes import NodeOrders
 from coordinator.api.registry import RegistryService
+from coordinator.api.rollout import RolloutService, check_spec_gates
 from coordinator.api.routing import RoutingService
 from coordinator.blob_exchange import BlobExchange
 from coordinator.controller import PlacementController
 from coordinator.election import Election
 from coordinator.etcd import Etcd
 from coordinator.evacuation import Evacuation
+from coordinator.evaluation.ask import Asker
+from coordinator.evaluation.runner import Datasets, Evaluator
 from coordinator.gate import Gate
+from coordinator.gateway_counts import GatewayCounts
 from coordinator.health import tell_health
 from coordinator.identity import wiring
 from coordinator.judge import Judge
 from coordinator.loads import Loads
+from coordinator.measuring import MeasuringController
 from coordinator.mirror import Mirror
 from coordinator.peers import Peers
 from coordinator.probe import TritonProbe
 from coordinator.prober import Prober
+from coordinator.rollout.controller import RolloutController
+from coordinator.rollout.judging import Judging
+from coordinator.rollout.measured import Measured
+from coordinator.rollout.meter import Meter
 from coordinator.sessions import Sessions
 from coordinator.settings import CoordinatorSettings
+from coordinator.tracker import Tracker
 from coordinator.xds.compile import compile_snapshot
+from coordinator.xds.loads import SERVICE_NAME as LRS
+from coordinator.xds.loads import GatewayLoads, rolled_out
 from coordinator.xds.server import SERVICE_NAME as ADS
 from coordinator.xds.server import XdsServer
 from meshkit.backoff import Backoff
@@ -54,12 +70,27 @@ SERVICES = (
     "aimesh.membership.v1.MembershipService",
     "aimesh.registry.v1.RegistryService",
     "aimesh.routing.v1.RoutingService",
+    "aimesh.rollout.v1.RolloutService",
     "aimesh.artifacts.v1.ArtifactsService",
     "aimesh.cluster.v1.ClusterService",
     *wiring.SERVICES,
     ADS,
+    LRS,
 )
-READERS = ("aimesh.cluster.v1.ClusterService", ADS)
+DECIDING = (
+    "placement",
+    "rollouts",
+    "meter",
+    "evaluation",
+    "judge",
+    "measuring",
+    "adaptive",
+    "prober",
+    "election",
+    "health",
+)
+"""Loops that end first."""
+READERS = ("aimesh.cluster.v1.ClusterService", ADS, LRS)
 """Services that go on when etcd is lost, with what was known last."""
 
 
@@ -98,7 +129,7 @@ async def _work(coordinator: Coordinator, shutdown: Shutdown) -> None:
         await shutdown.requested.wait()
         # 3. Take no more decisions, let another lead at once, send agents and clients elsewhere.
         sd_notify("STOPPING=1")
-        for name in ("placement", "judge", "adaptive", "prober", "election", "health"):
+        for name in DECIDING:
             loops[name].cancel()
         await coordinator.leave()
         # 4. Nothing is left to serve.
@@ -139,6 +170,12 @@ class Coordinator:
         self.loads = Loads(self.sessions, self.peers)
         self.adaptive = AdaptiveController(self.etcd, self.mirror, self.election, self.loads)
         self.xds = XdsServer()
+        self.acknowledgements = Acknowledgements(self.xds, self.peers, settings.id)
+        self.gateway_loads = GatewayLoads()
+        self.gateway_counts = GatewayCounts(self.gateway_loads, self.peers)
+        self.meter = Meter(self.mirror, self.election, self.loads, self.gateway_counts)
+        self.judging = Judging(self.meter)
+        self.rollouts = RolloutController(self.etcd, self.mirror, self.election, self._awaited, self.judging)
         self.server = MeshServer(
             f"{settings.host}:{settings.port}",
             SERVICES,
@@ -172,13 +209,18 @@ class Coordinator:
             "election": self.election.run(),
             "sessions": self.sessions.run(),
             "placement": self.controller.run(),
+            "rollouts": self.rollouts.run(),
+            "meter": self.meter.run(),
+            "evaluation": self.evaluator.run(),
             "judge": self.judge.run(),
+            "measuring": MeasuringController(self.etcd, self.mirror, self.election).run(),
             "adaptive": self.adaptive.run(),
             "prober": self.prober.run(),
             "health": tell_health(self.mirror, SERVICES, READERS, self.server.set_health),
             "xds": self._publish(),
             "blobs": self.artifacts.forget_unused(self.mirror),
             "copies": self.exchange.run(),
+            "repairs": self.exchange.repair(),
             "evacuation": Evacuation(self.mirror, self.sessions, self.peers).run(),
             **self.identities.loops(),
             "watchdog": _watchdog(),
@@ -193,6 +235,7 @@ class Coordinator:
         except UnavailableError as error:
             log.warning("election.not_resigned", reason=error.message)
         self.xds.close()
+        self.gateway_loads.close()
 
     async def close(self) -> None:
         """Stops the servers, with a moment for calls in flight, and ends all connections."""
@@ -201,34 +244,50 @@ class Coordinator:
         await self.peers.close()
         await self.etcd.close()
 
+    async def _awaited(self, name: str, revision: int) -> list[str]:
+        """What a rollout waits for before requests move: clients, and answers to its evaluation set."""
+        return [*await self.acknowledgements.missing(name, revision), *self.evaluator.awaited(name)]
+
     async def _publish(self) -> None:
         async for state in self.mirror.changes():
             began = time.thread_time()
             self.xds.publish(compile_snapshot(state, secure=self.settings.tls.on))
+            self.gateway_loads.ask(rolled_out(state))
             # A burst of changes becomes one snapshot; a large mesh leaves the coordinator time for everything else.
             await asyncio.sleep(max(PUBLISH_PACE_S, PUBLISH_REST * (time.thread_time() - began)))
 
     def _serve(self) -> None:
         blobs = BlobStore(self.settings.data_dir)
         self.exchange = BlobExchange(blobs, self.mirror, self.peers, self.settings.id)
-        self.artifacts = ArtifactsService(blobs, self.exchange)
+        tracker = Tracker(time.monotonic, random.Random())  # noqa: S311  # spreads load, keeps no secret
+        locating = Locating(self.mirror, self.exchange, tracker, self.settings.address)
+        self.artifacts = ArtifactsService(blobs, self.exchange, locating)
         registry = RegistryService(self.etcd, self.mirror, blobs, self.exchange, self.identities.outbox)
         routing = RoutingService(self.etcd, self.mirror, self.identities.outbox)
+        measured = Measured(self.mirror, self.election, self.peers, self.judging.comparisons)
+        asker, scorers = Asker(self.settings.tls), self.settings.scorers_dir
+        self.evaluator = Evaluator(self.mirror, self.election, Datasets(blobs, self.exchange), asker, scorers)
+        self.meter.scores = self.evaluator.scores
+        checks = (check_spec_gates, self.evaluator.check_spec)
+        rollouts = RolloutService(self.etcd, self.mirror, self.identities.outbox, measured, checks)
         cluster = ClusterService(
             self.mirror,
             self.sessions,
             self.loads,
             NodeOrders(self.etcd, self.mirror, self.identities.outbox),
             self.settings.etcd.endpoints,
-            self.xds.clients,
+            self.xds,
+            self.gateway_loads,
         )
         membership_pb2_grpc.add_MembershipServiceServicer_to_server(self.sessions, self.server.grpc)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, self.server.grpc)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, self.server.grpc)
+        rollout_pb2_grpc.add_RolloutServiceServicer_to_server(rollouts, self.server.grpc)
         artifacts_pb2_grpc.add_ArtifactsServiceServicer_to_server(self.artifacts, self.server.grpc)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster, self.server.grpc)
         self.identities.add_to(self.server.grpc)
         self.xds.add_to(self.server.grpc)
+        self.gateway_loads.add_to(self.server.grpc)
 
 
 async def _watchdog() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc.aio
 
 from coordinator.mirror import Mirror
-from meshkit.channel import coordinator_channel
+from meshkit.channel import aio_channel, coordinator_channel
 from meshkit.tls import TlsSettings, channel_credentials
 
 
@@ -28,6 +28,10 @@ class Peers:
         if address not in self._channels:
             self._channels[address] = coordinator_channel(address, credentials=channel_credentials(self._tls))
         return self._channels[address]
+
+    def to_node(self, address: str) -> grpc.aio.Channel:
+        """A new channel to an agent's own server, for the caller to close. Raises PreconditionError like `channel`."""
+        return aio_channel(address, credentials=channel_credentials(self._tls))
 
     def drop(self, address: str) -> None:
         """Forgets a channel that failed; the next one reads the certificates anew.

@@ -3,7 +3,9 @@
 First fit in a stable order: replicas that are placed and still fit stay where they are; a new one goes to a ready node
 that holds none of the same name, first to those that hold its blobs, then to the one with the most memory left. A
 version that is no longer a target stays until its successors answer, so that a change of version never leaves a name
-unserved while there is room for both. In the same way replicas on their way out (of a node that is drained, or whose
+unserved while there is room for both. A version that is a target is never replaced by another one where it runs: a
+node that gave up its replica (a target's replicas may be 0) is free for others of the name once it was told so and does
+not report it any more. In the same way replicas on their way out (of a node that is drained, or whose
 agent is dead while its Triton still answers) are not counted, and stay until others answer in their place.
 """
 
@@ -175,6 +177,8 @@ def _retire(roster: Roster, deployment: routing_pb2.Deployment) -> None:
     """Takes retiring versions away once all replicas that every target could be given answer, at least one of each."""
     name = deployment.name
     for target in deployment.targets:
+        if not target.replicas:
+            continue  # it gives up its own
         settled = roster.settled((name, target.version))
         if roster.serving(settled, (name, target.version)) < max(1, len(settled)):
             return

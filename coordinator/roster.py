@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
+from coordinator.registry.compatibility import needed, software_limit
 from coordinator.state import State, VersionKey
 
 GIB = 1024**3
@@ -31,8 +32,12 @@ class Slot:
     """Versions that are not tried here, with the reason."""
     hopeless: frozenset[VersionKey]
     """Versions that failed on so many nodes that they are not moved."""
+    holds: frozenset[VersionKey] = frozenset()
+    """Targets that it was given or still reports: until these are gone, nothing else of their name may come here."""
     versions: dict[VersionKey, int | None] = field(default_factory=dict)
     """What it runs, and on which GPU (index in gpus_left), if on any."""
+    measured: Mapping[VersionKey, registry_pb2.Measured] = field(default_factory=dict)
+    """What versions took where they were loaded."""
 
     @property
     def id(self) -> str:
@@ -44,6 +49,26 @@ class Slot:
         """A node that is leaving, or whose Triton dies again and again, keeps nothing: it is placed anew elsewhere."""
         crashing = self.node.report.triton.state == membership_pb2.TRITON_STATE_CRASH_LOOP
         return crashing or self.node.state == membership_pb2.NODE_STATE_DRAINING
+
+    def need(self, version: registry_pb2.ModelVersion) -> tuple[int, int]:
+        """Memory and GPU memory of one replica in bytes: as measured, else as estimated."""
+        return needed(version, self.measured.get((version.name, version.version)))
+
+    def proves(self, version: registry_pb2.ModelVersion) -> bool:
+        """Whether a measured version runs here already, and so fits: that it was measured larger since takes nothing
+        away."""
+        memory, gpu = self.need(version)
+        fits = memory <= self.node.capacity.memory_bytes
+        fits = fits and gpu <= max((each.memory_bytes for each in self.node.capacity.gpus), default=0)
+        return (
+            fits
+            and (version.name, version.version) in self.measured
+            and any(
+                (model.name, model.version) == (version.name, version.version)
+                and model.state == membership_pb2.MODEL_STATE_READY
+                for model in self.node.report.models
+            )
+        )
 
     def gives_up(self, key: VersionKey) -> bool:
         """Whether a replica here is on its way out and so not counted."""
@@ -108,20 +133,20 @@ class Roster:
 
     def take(self, slot: Slot, key: VersionKey) -> None:
         """Gives a node a version, on its freest GPU when it needs one."""
-        need, gpu = self.state.versions[key].requirements, None
-        if need.gpu_memory_bytes:
+        (memory, gpu_memory), gpu = slot.need(self.state.versions[key]), None
+        if gpu_memory:
             gpu = max(range(len(slot.gpus_left)), key=slot.gpus_left.__getitem__)
-            slot.gpus_left[gpu] -= need.gpu_memory_bytes
-        self._set_memory_left(slot, slot.memory_left - need.memory_bytes)
+            slot.gpus_left[gpu] -= gpu_memory
+        self._set_memory_left(slot, slot.memory_left - memory)
         slot.versions[key] = gpu
         self._by_name[key[0]][slot.id] = slot
 
     def give_back(self, slot: Slot, key: VersionKey) -> None:
         """Takes a version from a node."""
-        need, gpu = self.state.versions[key].requirements, slot.versions.pop(key)
+        (memory, gpu_memory), gpu = slot.need(self.state.versions[key]), slot.versions.pop(key)
         if gpu is not None:
-            slot.gpus_left[gpu] += need.gpu_memory_bytes
-        self._set_memory_left(slot, slot.memory_left + need.memory_bytes)
+            slot.gpus_left[gpu] += gpu_memory
+        self._set_memory_left(slot, slot.memory_left + memory)
         if not any(name == key[0] for name, _ in slot.versions):
             del self._by_name[key[0]][slot.id]
 
@@ -147,18 +172,25 @@ def limit(
         return "load_failed", slot.failed[(version.name, version.version)]
     if new and any(name == version.name for name, _ in slot.versions):
         return "occupied", f"node runs a replica of {version.name} already"
+    if new and (held := sorted(v for n, v in slot.holds if n == version.name and v != version.version)):
+        return "occupied", f"node has not let go of {version.name} {held[0]} yet"
     for label, value in sorted(need.node_labels.items()):
         if slot.node.labels.get(label) != value:
             return "label", f"label {label} is {slot.node.labels.get(label, '')!r}, not {value!r}"
-    if need.memory_bytes > slot.memory_left:
-        return "memory", f"needs {need.memory_bytes / GIB:.2f} GiB of memory, {slot.memory_left / GIB:.2f} GiB are free"
-    if need.gpu_memory_bytes > max(slot.gpus_left, default=0):
-        most = max(slot.gpus_left, default=0)
-        return "gpu_memory", (
-            f"needs {need.gpu_memory_bytes / GIB:.2f} GiB on one GPU, "
-            + (f"the freest of {len(slot.gpus_left)} has {most / GIB:.2f} GiB" if slot.gpus_left else "there is no GPU")
-        )
-    return None
+    if (found := software_limit(version, slot.node)) is not None:
+        return found
+    memory, gpu_memory = slot.need(version)
+    fits = memory <= slot.memory_left and gpu_memory <= max(slot.gpus_left, default=0)
+    if fits or (not new and slot.proves(version)):
+        return None
+    if memory > slot.memory_left:
+        free = max(0, slot.memory_left)
+        return "memory", f"needs {memory / GIB:.2f} GiB of memory, {free / GIB:.2f} GiB are free"
+    most = max(slot.gpus_left, default=0)
+    return "gpu_memory", (
+        f"needs {gpu_memory / GIB:.2f} GiB on one GPU, "
+        + (f"the freest of {len(slot.gpus_left)} has {most / GIB:.2f} GiB" if slot.gpus_left else "there is no GPU")
+    )
 
 
 def _slots(state: State) -> dict[str, Slot]:
@@ -177,8 +209,17 @@ def _slots(state: State) -> dict[str, Slot]:
             leaving=dead or node_id in state.drains,
             failed={key: where[node_id] for key, where in failed.items() if node_id in where},
             hopeless=hopeless,
+            holds=_held_targets(state, node),
+            measured=state.measured,
         )
     return found
+
+
+def _held_targets(state: State, node: membership_pb2.Node) -> frozenset[VersionKey]:
+    """What may still answer here under a name while it is a target: in its place, another would get its requests."""
+    reported = ((model.name, model.version) for model in node.report.models)
+    held = {*state.assignments.get(node.id, ()), *reported}
+    return frozenset((name, version) for name, version in held if version in state.target_weights.get(name, {}))
 
 
 def _closed(state: State, node: membership_pb2.Node) -> tuple[str, str] | None:

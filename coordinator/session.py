@@ -9,13 +9,18 @@ from dataclasses import dataclass, field
 from aimesh.membership.v1 import membership_pb2
 from coordinator import keys
 from coordinator.etcd import Put
+from coordinator.rollout.course import is_over
 from coordinator.state import State
 from meshkit.errors import AimeshError, ConflictError, DeadlineError, ExhaustedError, InvalidInputError
 
 HELLO_S = 10.0
 """How long a stream may say nothing before its first message."""
-Basis = tuple[int, tuple[bytes, ...]]
-"""What an Assignments message was made from: the assignment's revision, and the scheduling of each of its models."""
+Basis = tuple[int, tuple[bytes, ...], tuple[str, ...]]
+"""What an Assignments message was made from: the assignment's revision, and the bytes of what may change beside it: the
+scheduling of each of its models, their signatures and whose signatures count; and which of them are traced."""
+TRACED_EVERY = 1
+"""Every request of a model with a rollout is traced: a sample would have to be the same share of both versions'
+requests at every moment, or the times at which one is busier would weigh more and look like a difference."""
 
 
 @dataclass
@@ -67,17 +72,29 @@ class Session:
             if policy is not None and policy.HasField("scheduling")
         }
         revision = state.assignment_revisions.get(node_id, 0)
-        basis = revision, tuple(each.SerializeToString(deterministic=True) for each in scheduling.values())
+        vouched = [state.trust, *(each for key in held for each in state.versions[key].signatures)]
+        beside = tuple(each.SerializeToString(deterministic=True) for each in (*scheduling.values(), *vouched))
+        traced = tuple(sorted(traced_names(state) & {name for name, _ in held}))
+        basis = revision, beside, traced
         if basis == self.sent:
             return
         self.sent = basis
         assignments = membership_pb2.Assignments(
-            revision=revision, models=[state.versions[key] for key in held], scheduling=scheduling
+            revision=revision,
+            models=[state.versions[key] for key in held],
+            scheduling=scheduling,
+            trust=state.trust,
+            traced=dict.fromkeys(traced, TRACED_EVERY),
         )
         try:
             self.outgoing.put_nowait(membership_pb2.CoordinatorMessage(assignments=assignments))
         except asyncio.QueueFull:
             self.end(ExhaustedError(f"node {node_id} does not read its messages"))
+
+
+def traced_names(state: State) -> frozenset[str]:
+    """The models with a rollout that is not over."""
+    return frozenset(name for name, rollout in state.rollouts.items() if not is_over(rollout))
 
 
 def node_puts(node: membership_pb2.Node, lease: int) -> list[Put]:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -23,7 +24,7 @@ from coordinator.etcd import Delete, Etcd, LeaseGoneError, Unchanged
 from coordinator.hello import check_hello, check_report, durable, node_of
 from coordinator.mirror import Mirror
 from coordinator.probe import Ask, Probe, TritonProbe
-from coordinator.session import Session, first_hello, node_puts, refuse_second_agent, state_of
+from coordinator.session import Session, first_hello, node_puts, refuse_second_agent, state_of, traced_names
 from coordinator.settings import CoordinatorSettings
 from meshkit.auth import check_speaks_for_node
 from meshkit.errors import AimeshError, InvalidInputError, SupersededError, UnavailableError
@@ -310,11 +311,16 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
         session.end(SupersededError(f"node {session.node.id}: its lease has lapsed"))
 
     async def _hand_out(self) -> None:
-        before = None
+        before: tuple[Any, ...] | None = None
         async for state in self._mirror.changes():
-            concerns = (state.assignments, state.deployments, state.versions)
+            traced = traced_names(state)  # of a rollout's many writes, only its begin and its end concern a node
+            if before is not None and before[-1] == traced:
+                traced = before[-1]
+            concerns = (state.assignments, state.deployments, state.versions, state.trust, traced)
             changed = (
-                [True] * 3 if before is None else [new is not old for new, old in zip(concerns, before, strict=True)]
+                [True] * len(concerns)
+                if before is None
+                else [new is not old for new, old in zip(concerns, before, strict=True)]
             )
             before = concerns
             for session in list(self._sessions.values()) if any(changed) else ():

@@ -114,6 +114,10 @@ class CoordinatorSettings:
             "nothing is moved; the same on all coordinators"
         },
     )
+    scorers_dir: Path | None = field(
+        default=None,
+        metadata={"doc": "folder of programs that score answers of evaluations, by file name; none when not set"},
+    )
     insecure: bool = field(
         default=False,
         metadata={"doc": "listen on other addresses than loopback without TLS; for trusted networks only"},

@@ -10,6 +10,7 @@ from aimesh.cluster.v1 import cluster_pb2
 from aimesh.identity.v1 import identity_pb2
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
+from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator.brake import takes_requests, why_braked
 
@@ -33,8 +34,16 @@ class State:
     """Every node that joined and did not leave, by id, as it is or was last; DEAD once the leader judged so."""
     versions: Mapping[VersionKey, registry_pb2.ModelVersion] = field(default_factory=dict)
     """Recorded model versions."""
+    models: Mapping[str, registry_pb2.Model] = field(default_factory=dict)
+    """Aliases and tags, by model; one that has neither may not be here."""
+    measured: Mapping[VersionKey, registry_pb2.Measured] = field(default_factory=dict)
+    """What versions took where they were loaded."""
+    trust: registry_pb2.Trust = field(default_factory=registry_pb2.Trust)
+    """Whose signatures of versions count."""
     deployments: Mapping[str, routing_pb2.Deployment] = field(default_factory=dict)
     """Deployments, by name."""
+    rollouts: Mapping[str, rollout_pb2.Rollout] = field(default_factory=dict)
+    """The newest rollout of each deployment that had one, by its name."""
     weights: Mapping[str, routing_pb2.NodeWeights] = field(default_factory=dict)
     """What the leader has measured for deployments with the balancer latency_adaptive, by their name."""
     assignments: Mapping[str, frozenset[VersionKey]] = field(default_factory=dict)
@@ -86,15 +95,33 @@ class State:
 
         A node answers when its Triton takes requests, its agent said the version is READY, and it was assigned it, or
         was assigned the one that is about to replace it there (which Triton loads before it lets go of the old one).
+        The latter counts only for a version that is no target any more, replaced by one that may take its requests:
+        from one moment to the next they are answered by the other one.
         """
         found: dict[VersionKey, list[membership_pb2.Node]] = {}
         for node in self.answering.values():
-            assigned = {name for name, _ in self.assignments.get(node.id, ())}
+            assigned = self.assignments.get(node.id, frozenset())
             for model in node.report.models:
                 key = (model.name, model.version)
-                if model.state == membership_pb2.MODEL_STATE_READY and model.name in assigned:
+                if model.state == membership_pb2.MODEL_STATE_READY and self._answers(key, assigned):
                     found.setdefault(key, []).append(node)
         return {key: tuple(nodes) for key, nodes in found.items()}
+
+    def _answers(self, key: VersionKey, assigned: frozenset[VersionKey]) -> bool:
+        """Whether requests for a version that a node has READY may go there, given what it was assigned."""
+        if key in assigned:
+            return True
+        weights = self.target_weights.get(key[0], {})
+        successors = [version for name, version in assigned if name == key[0]]
+        return key[1] not in weights and any(weights.get(version, 1) for version in successors)
+
+    @cached_property
+    def target_weights(self) -> Mapping[str, Mapping[str, int]]:
+        """The weight of each target, by deployment, then version."""
+        return {
+            name: {target.version: target.weight for target in deployment.targets}
+            for name, deployment in self.deployments.items()
+        }
 
     @cached_property
     def versions_serving(self) -> Mapping[str, frozenset[str]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from inference import archive, self_test
 from inference.formats import embed, llama, onnx, python, torch
 from inference.formats.source import Description, Source, Wishes
 from inference.signature import parse_tensor
-from meshkit.blobs import sha256_of
+from meshkit.chunks import digests_of
 from meshkit.errors import InvalidInputError
 from meshkit.names import check_model_name, check_version
 
@@ -47,6 +48,8 @@ class Package:
     version: registry_pb2.ModelVersion
     paths: Mapping[str, Path]
     """Digest -> file on this machine."""
+    lists: Mapping[str, bytes] = field(default_factory=dict)
+    """Digest -> chunk list (see meshkit.chunks), of the files of more than one chunk."""
     unpacked: tempfile.TemporaryDirectory[str] | None = None
     """Where an archive was unpacked."""
 
@@ -120,7 +123,8 @@ def _package(
     source = _source(path)
     runtime = _check_runtime(source, runtime) if runtime else detect(source)
     description = FORMATS[runtime].describe(source, wishes)
-    files = [_file(source, one) for one in sorted(description.files)]
+    lists: dict[str, bytes] = {}
+    files = [_file(source, one, lists) for one in sorted(description.files)]
     return Package(
         registry_pb2.ModelVersion(
             name=name,
@@ -133,6 +137,7 @@ def _package(
             self_test=_self_test(source, description),
         ),
         {file.digest: source.path(file.path) for file in files},
+        lists,
         unpacked,
     )
 
@@ -186,9 +191,15 @@ def _is_clutter(relative: PurePosixPath | Path) -> bool:
     return any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
 
 
-def _file(source: Source, name: str) -> registry_pb2.ModelFile:
+def _file(source: Source, name: str, lists: dict[str, bytes]) -> registry_pb2.ModelFile:
+    """The file as it is recorded; its chunk list, if it has one, goes into `lists`."""
     path = source.path(name)
-    return registry_pb2.ModelFile(path=name, digest=sha256_of(path), size=path.stat().st_size)
+    digest, listed = digests_of(path)
+    file = registry_pb2.ModelFile(path=name, digest=digest, size=path.stat().st_size)
+    if listed:
+        file.chunks = hashlib.sha256(listed).hexdigest()
+        lists[file.chunks] = listed
+    return file
 
 
 def _self_test(source: Source, description: Description) -> str:

@@ -12,9 +12,11 @@ import errno
 import hashlib
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from meshkit.errors import DataLossError, ExhaustedError, InvalidInputError, NotFoundError
 from meshkit.failpoints import failpoint
@@ -78,6 +80,10 @@ class BlobStore:
         if found != digest:
             source.unlink()
             raise DataLossError(f"blob {digest} came with other content ({found})", reason="DIGEST_MISMATCH")
+        return self._place(source, digest)
+
+    def _place(self, source: Path, digest: str) -> Path:
+        """Makes a verified file below the root a blob."""
         with source.open("rb") as file:
             os.fchmod(file.fileno(), 0o444)  # models get hard links to it
             sync(file.fileno())
@@ -97,16 +103,18 @@ class BlobStore:
         os.utime(path, (time.time(), status.st_mtime))  # Triton looks at the time of modification
         return True
 
-    def read(self, digest: str, offset: int) -> Iterator[bytes]:
-        """A whole blob's bytes from an offset, in chunks. Raises NotFoundError when it is not held whole."""
+    def read(self, digest: str, offset: int, length: int = 0) -> Iterator[bytes]:
+        """A whole blob's bytes from an offset, at most `length` when that is not 0, in pieces of at most 1 MiB.
+
+        Raises NotFoundError when it is not held whole.
+        """
         if digest not in self._held:
             raise NotFoundError(
                 f"blob {checked(digest)} is not held here", hint="ask another coordinator, or push again"
             )
         with self.path(digest).open("rb") as file:
             file.seek(offset)
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
+            yield from pieces(file, length)
 
     def discard(self, digest: str) -> None:
         """Forgets a blob, whole or partial; no error when there is none."""
@@ -122,6 +130,14 @@ def entries(directory: Path) -> list[tuple[str, os.stat_result]]:
         with contextlib.suppress(FileNotFoundError):
             found.append((entry.name, entry.stat()))
     return found
+
+
+def pieces(file: BinaryIO, length: int = 0, most: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """An open file's next bytes, at most `length` when that is not 0, in pieces of at most `most`."""
+    left = length or sys.maxsize
+    while left and (piece := file.read(min(most, left))):
+        left -= len(piece)
+        yield piece
 
 
 def sha256_of(path: Path) -> str:

@@ -48,6 +48,7 @@ _THIRD_PARTY = {
     "envoy.service.discovery.v3.AggregatedDiscoveryService": Requirement(
         frozenset({INFER}), frozenset({"gateway", "node", "coordinator"})
     ),
+    "envoy.service.load_stats.v3.LoadReportingService": Requirement(frozenset({COORDINATOR}), frozenset({"gateway"})),
 }
 
 

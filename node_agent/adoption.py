@@ -67,10 +67,13 @@ async def find_models(
     return found
 
 
-def startable(served: ServedRecord, repository: Repository, verify: Callable[[str], bool]) -> list[str]:
+def startable(
+    served: ServedRecord, repository: Repository, verify: Callable[[str], bool], allows: Callable[[Served], bool]
+) -> list[str]:
     """The models that a new Triton may be started with: they are laid out, whole, and passed their test as they are.
 
-    `verify` says whether a blob is what its digest says. Blocks on the disk.
+    `verify` says whether a blob is what its digest says, `allows` whether the mesh takes what is recorded, by its
+    signatures. Blocks on the disk.
     """
     here = environment()
     return [
@@ -79,8 +82,19 @@ def startable(served: ServedRecord, repository: Repository, verify: Callable[[st
         if recorded.environment == here
         and (laid_out := LoadedAs.parse(repository.key_of(name))) is not None
         and laid_out.key == recorded.key
+        and allows(recorded)
         and all(verify(digest) for digest in sorted(recorded.digests))
+        and _whole(name, recorded, repository)
     ]
+
+
+def _whole(name: str, recorded: Served, repository: Repository) -> bool:
+    """Whether what is laid out is what was: a link keeps the old bytes when its blob was found damaged and replaced."""
+    damaged = repository.damaged(name, recorded.files, recorded.digests)
+    if damaged:
+        log.warning("model.files_damaged", model=name, files=damaged)
+    repository.drop_bytecode(name)
+    return bool(recorded.files) and not damaged
 
 
 async def find_started(

@@ -46,6 +46,9 @@ class Nvml(Protocol):
     def nvmlDeviceGetTotalEccErrors(self, handle: Any, error_type: int, counter_type: int) -> int:
         """How many ECC errors of a type."""
 
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> Any:
+        """Processes that compute on it: pid, and usedGpuMemory in bytes or None."""
+
 
 @dataclass(frozen=True)
 class GpuInventory:
@@ -88,6 +91,37 @@ class GpuReader:
             if not isinstance(handle, pynvml.NVMLError):
                 loads.append(self._measure(index, handle))
         return loads
+
+    def by_process(self) -> dict[int, int]:
+        """GPU memory in bytes by process id; without the processes and the GPUs that the driver does not tell of."""
+        try:
+            handles = [handle for _, handle in self._handles() if not isinstance(handle, pynvml.NVMLError)]
+        except pynvml.NVMLError:
+            return {}
+        found: dict[int, int] = {}
+        for handle in handles:
+            for process in self._processes(handle):
+                found[process.pid] = found.get(process.pid, 0) + (process.usedGpuMemory or 0)
+        return found
+
+    def _processes(self, handle: Any) -> Any:
+        try:
+            return self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        except pynvml.NVMLError:
+            return []
+
+    def memory_used(self, index: int) -> int:
+        """Bytes of a GPU's memory that are in use, by anybody; 0 when it does not tell."""
+        handle = self._handle(index)
+        return self._ask(lambda: self._nvml.nvmlDeviceGetMemoryInfo(handle).used) if handle is not None else 0
+
+    def _handle(self, index: int) -> Any:
+        """None when there is no such GPU that can be read."""
+        try:
+            handle = dict(self._handles()).get(index)
+        except pynvml.NVMLError:
+            return None
+        return None if isinstance(handle, pynvml.NVMLError) else handle
 
     def _handles(self) -> list[tuple[int, Any]]:
         """Index and handle of each GPU, the error in place of the handle where there is none."""

@@ -15,30 +15,40 @@ import structlog
 from aimesh.membership.v1 import membership_pb2
 from meshkit.errors import AimeshError
 from meshkit.sdnotify import sd_notify, watchdog_interval_s
+from meshkit.server import MeshServer
 from meshkit.shutdown import Shutdown
+from node_agent.bandwidth import Limit
 from node_agent.capacity import HostFacts, LoadSampler, capacity_of
 from node_agent.fetch import Fetcher
 from node_agent.gpus import GpuReader
 from node_agent.identity import hold_data_dir
+from node_agent.measure import Meter
 from node_agent.modelconfig import python_environment
 from node_agent.quiet import until_quiet
 from node_agent.reconcile import Reconciler
 from node_agent.repository import Repository
+from node_agent.runtimes import installed_runtimes
 from node_agent.served import ServedRecord
+from node_agent.serving import node_server
 from node_agent.session import Session
 from node_agent.settings import AgentSettings
 from node_agent.steps import Steps
 from node_agent.store import ModelStore
 from node_agent.triton.external import ExternalTriton
 from node_agent.triton.launch import find_files
+from node_agent.triton.memory import MemorySampler, ModelMemory
 from node_agent.triton.server import InferenceServer
 from node_agent.triton.supervisor import ManagedTriton
+from node_agent.triton.trace import Tally, Tracer
+from node_agent.trust import TrustRecord
 from node_agent.waiting import first
 
 log = structlog.get_logger()
 
 _SAMPLE_S = 1.0
 _CERTIFICATE_POLL_S = 2.0
+_GIVING_S = 1.0
+"""What other agents fetch from here at the end gets so long."""
 
 
 async def run(settings: AgentSettings) -> None:
@@ -52,6 +62,7 @@ async def run(settings: AgentSettings) -> None:
     settings.check_bindings()
     with hold_data_dir(settings.data_dir) as instance_id:
         agent = build_agent(settings, instance_id)
+        await agent.listen()
         await agent.adopt()
         async with asyncio.TaskGroup() as parts:
             triton = parts.create_task(agent.triton.run())
@@ -66,6 +77,7 @@ async def run(settings: AgentSettings) -> None:
                 part.cancel()
             agent.triton.stop()
             await triton
+        await agent.server.stop(_GIVING_S)
     log.info("agent.stopped", node=settings.node_id, handed_over=handing_over.is_set())
 
 
@@ -86,6 +98,10 @@ class Agent:
     session: Session
     sampler: LoadSampler
     steps: Steps
+    tracer: Tracer
+    memory: MemorySampler
+    server: MeshServer
+    """Where other agents fetch."""
     load: membership_pb2.Load = field(default_factory=membership_pb2.Load)
     """The last sample."""
 
@@ -98,6 +114,11 @@ class Agent:
             self.follow_certificate(),
             self.tell_systemd(),
         ]
+
+    async def listen(self) -> None:
+        """Serves other agents from now on. Raises ExhaustedError when the port is taken."""
+        await self.server.start()
+        self.session.tell_port(self.server.port)
 
     async def adopt(self) -> None:
         """Goes on with what the agent before left running, or begins with nothing: a crash may leave anything."""
@@ -127,17 +148,36 @@ class Agent:
             await asyncio.sleep(_SAMPLE_S)
 
     async def _model_loads(self) -> list[membership_pb2.ModelLoad]:
-        """What each model has done by Triton's own counters; nothing while it does not answer."""
+        """What each model has done by Triton's own counters and traces; nothing while it does not answer."""
         serving = self.models.serving()
         try:
             counters = await self.triton.client.counters(_SAMPLE_S) if serving else {}
         except AimeshError:  # its supervision says so
             return []
+        requests = {name: found.successes + found.failures for name, found in counters.items()}
+        tallies = await self.tracer.sample(serving, requests)
+        leaving = {process.pid for process in self.steps.stubs.condemned}
+        memory = await asyncio.to_thread(self.memory.sample, self.triton.status.pid, leaving)
         return [
-            membership_pb2.ModelLoad(name=name, version=serving[name], **asdict(found))
+            self._model_load(
+                membership_pb2.ModelLoad(name=name, version=serving[name], **asdict(found)),
+                tallies.get(name),
+                memory.get(name, ModelMemory()),
+            )
             for name, found in sorted(counters.items())
             if name in serving
         ]
+
+    def _model_load(
+        self, load: membership_pb2.ModelLoad, tally: Tally | None, memory: ModelMemory
+    ) -> membership_pb2.ModelLoad:
+        load.resident_bytes, load.gpu_memory_bytes = memory.resident, memory.gpu
+        if tally is not None:
+            load.latency_buckets.update(tally.latency)
+            work = self.models.work(load.name)
+            if not load.responses and work is not None and work.version.signature.decoupled:
+                load.responses = tally.responses
+        return load
 
     async def follow_certificate(self) -> None:
         """Uses a certificate that was renewed on the disk."""
@@ -184,9 +224,17 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
     triton = make_triton(settings)
     gpus, host = GpuReader(), HostFacts.read(settings.data_dir)
     capacity = capacity_of(settings, host, gpus.inventory())
-    fetcher = Fetcher(store, lambda: session.coordinators, settings.tls)
+    fetcher = Fetcher(
+        store,
+        lambda: session.coordinators,
+        settings.tls,
+        node_id=settings.node_id,
+        parallel=settings.fetch_parallel,
+        limit=Limit(settings.fetch_bytes_per_second),
+    )
     gpu_memory = {gpu.index: gpu.memory_bytes for gpu in capacity.gpus}
-    steps = Steps(settings, triton, fetcher, repository, ServedRecord(settings.data_dir))
+    served, trust = ServedRecord(settings.data_dir), TrustRecord(settings.data_dir)
+    steps = Steps(settings, triton, fetcher, repository, served, trust, Meter(gpus))
     models = Reconciler(triton, store, steps, gpu_memory)
     load = membership_pb2.Load()
     hello = membership_pb2.Hello(
@@ -197,9 +245,19 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
         pid=os.getpid(),
         capacity=capacity,
         labels=settings.labels,
+        runtimes=installed_runtimes(),
     )
-    session = Session(settings.coordinators, hello, models.report, lambda: load, models.assign, settings.tls)
+    tracer = Tracer(triton)
+
+    def assign(assignments: membership_pb2.Assignments) -> None:
+        tracer.want(assignments.traced)
+        models.assign(assignments)
+
+    session = Session(settings.coordinators, hello, models.report, lambda: load, assign, settings.tls)
     models.on_change = session.changed
     triton.on_change = models.wake
     triton.choose_models, triton.on_started_with = steps.startable, models.resume
-    return Agent(settings, triton, models, session, LoadSampler(store, gpus, host.limits), steps, load)
+    memory = MemorySampler(repository.root, gpus)
+    sampler = LoadSampler(store, gpus, host.limits)
+    server = node_server(settings, store)
+    return Agent(settings, triton, models, session, sampler, steps, tracer, memory, server, load)

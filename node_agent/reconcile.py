@@ -26,6 +26,7 @@ from node_agent.steps import Steps, TritonLostError
 from node_agent.store import ModelStore
 from node_agent.triton.selftest import NAME as SELFTEST
 from node_agent.triton.server import InferenceServer
+from node_agent.trust import UNSIGNED
 from node_agent.work import Loaded, ModelWork, Wanted, content_of
 
 log = structlog.get_logger()
@@ -68,11 +69,20 @@ class Reconciler:
     def assign(self, assignments: membership_pb2.Assignments) -> None:
         """Takes what the node must run, whole. What is not listed is unloaded."""
         self._revision, self._told = assignments.revision, True
+        self._steps.trust.set(assignments.trust)
         scheduling = assignments.scheduling
         self._wanted = {version.name: Wanted(version, scheduling.get(version.name)) for version in assignments.models}
         log.info("models.assigned", revision=self._revision, models=sorted(self._wanted))
+        self._forgive()
         self._step()
         self.on_change()
+
+    def _forgive(self) -> None:
+        """What was refused for want of a signature is tried at once when it has one."""
+        for name, wanted in self._wanted.items():
+            work = self._works.get(name)
+            if work is not None and work.unsigned and self._steps.trust.signed(wanted.version):
+                work.retry_at, work.unsigned = 0.0, False
 
     def adopt(self, models: Iterable[AdoptedModel]) -> None:
         """Goes on with what an adopted Triton serves. It is left as it is until a coordinator says what is wanted."""
@@ -190,6 +200,7 @@ class Reconciler:
             await steps()
         except (AimeshError, OSError) as error:
             work.fail(str(error), self._clock(), triton_lost=isinstance(error, TritonLostError))
+            work.unsigned = isinstance(error, AimeshError) and error.reason == UNSIGNED
             log.warning("model.failed", model=work.version.name, version=work.version.version, reason=str(error))
 
     async def _unload(self, work: ModelWork) -> None:
@@ -271,7 +282,8 @@ class Reconciler:
         return not self._store.held().issuperset(file.digest for file in version.files)
 
     def _assigned_blobs(self) -> set[str]:
-        return {file.digest for wanted in self._wanted.values() for file in wanted.version.files}
+        files = [file for wanted in self._wanted.values() for file in wanted.version.files]
+        return {digest for file in files for digest in (file.digest, file.chunks) if digest}
 
     def _generation(self) -> int:
         """Triton's, while it answers."""

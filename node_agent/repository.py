@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from aimesh.registry.v1 import registry_pb2
@@ -69,6 +69,40 @@ class Repository:
             self._stage_template(version, staged, gpu, extras)
         self.remove(name)
         return staged.rename(self.root / name)
+
+    def folder(self, version: registry_pb2.ModelVersion) -> Path:
+        """Where a version's own files lie, once it is laid out."""
+        root = self.root / _folder(version.name)
+        return root if version.runtime == "python" else root / "1"
+
+    def manifest(self, version: registry_pb2.ModelVersion) -> dict[str, str]:
+        """sha256 of each file of a version that has just been laid out, by path below the model's folder.
+
+        A blob's is the one that it is to have; what this class wrote is read.
+        """
+        root = self.root / _folder(version.name)
+        own = self.folder(version).relative_to(root)
+        found = {(own / _relative(file.path)).as_posix(): file.digest for file in version.files}
+        written = [CONFIG] if version.runtime == "python" else [CONFIG, "1/model.py"]
+        return {**found, **{path: sha256_of(root / path) for path in written}}
+
+    def damaged(self, name: str, manifest: Mapping[str, str], verified: Collection[str] = ()) -> list[str]:
+        """Paths whose content is not what the manifest says. Links to blobs that were just verified are not read."""
+        root = self.root / _folder(name)
+        return [path for path, digest in manifest.items() if not self._is(root / path, digest, verified)]
+
+    def drop_bytecode(self, name: str) -> None:
+        """Removes what Python compiled of a model: it is in no manifest, and is made anew from what is."""
+        for directory in (self.root / _folder(name)).rglob("__pycache__"):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _is(self, path: Path, digest: str, verified: Collection[str]) -> bool:
+        try:
+            if digest in verified and path.samefile(self._blob_path(digest)):
+                return True
+            return sha256_of(path) == digest
+        except OSError:
+            return False
 
     def remove(self, name: str) -> None:
         """Removes a model; nothing happens when it is not there."""

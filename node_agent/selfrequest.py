@@ -17,20 +17,22 @@ from node_agent.triton.client import TritonClient
 _SHAPE_HINT = '{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [0.5]}]}'
 
 
-async def test_model(client: TritonClient, version: registry_pb2.ModelVersion, timeout_s: float) -> None:
-    """Sends a version's test request to the loaded model; any error is raised, with Triton's message.
+async def test_model(
+    client: TritonClient, version: registry_pb2.ModelVersion, timeout_s: float
+) -> list[service_pb2.ModelInferResponse]:
+    """Sends a version's test request to the loaded model; its answers. Any error is raised, with Triton's message.
 
     A version without one has passed by being ready: the runtime tests itself while it loads.
     """
     if not version.self_test:
-        return
+        return []
     request = parse_request(version.name, version.self_test)
     if version.signature.decoupled:
         responses = await client.stream(request, timeout_s)
         if not responses:
             raise PreconditionError(f"model {version.name} gave no response to its test request")
-    else:
-        await client.infer(request, timeout_s)
+        return responses
+    return [await client.infer(request, timeout_s)]
 
 
 def parse_request(name: str, text: str) -> service_pb2.ModelInferRequest:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version as package_version
 from pathlib import Path
 
@@ -33,6 +33,10 @@ class Served:
     """Of its files."""
     environment: str = ""
     """What it passed its test in: see `environment`."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of what is laid out of it, by path; see Repository.manifest."""
+    signatures: tuple[tuple[str, str], ...] = ()
+    """Key id and signature, in hex, of who vouched for it when it was loaded."""
 
 
 def environment() -> str:
@@ -79,6 +83,8 @@ class ServedRecord:
                 "stubs": [asdict(stub) for stub in served.stubs],
                 "digests": sorted(served.digests),
                 "environment": served.environment,
+                "files": dict(served.files),
+                "signatures": served.signatures,
             }
             for name, served in self._served.items()
         }
@@ -102,6 +108,8 @@ def _read(path: Path) -> dict[str, Served]:
                 stubs=frozenset(ProcessId(**stub) for stub in found["stubs"]),
                 digests=frozenset(str(digest) for digest in found["digests"]),
                 environment=str(found["environment"]),
+                files={str(path): str(digest) for path, digest in found.get("files", {}).items()},
+                signatures=tuple((str(key_id), str(text)) for key_id, text in found.get("signatures", ())),
             )
             for name, found in document.items()
         }

@@ -84,6 +84,10 @@ class Session:
         """Addresses to fetch from and to join, the one of the session first."""
         return tuple(dict.fromkeys((self._current, *self._configured, *self._learned)))
 
+    def tell_port(self, port: int) -> None:
+        """Where the agent's own server listens, from the next join on."""
+        self._hello.port = port
+
     def changed(self) -> None:
         """The report may have changed: it is sent when it has."""
         self._wake.set()

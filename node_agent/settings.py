@@ -25,6 +25,14 @@ def _ip(text: str) -> str:
     return text
 
 
+def _rate(value: int) -> int:
+    if 0 < value < LEAST_RATE:
+        raise ValueError(f"must be 0 (no cap) or at least {LEAST_RATE} bytes a second; {value} is neither")
+    return value
+
+
+LEAST_RATE = 64 * 1024
+Rate = Annotated[int, Field(ge=0), AfterValidator(_rate)]
 RUNTIMES_DIR = Path(__file__).parents[1] / "inference" / "runtimes"
 """Where the installed project keeps its runtimes' templates."""
 
@@ -114,6 +122,25 @@ class AgentSettings:
         default="127.0.0.1",
         metadata={"doc": "IP address at which clients reach this machine's Triton; a host name is refused"},
     )
+    listen: str = field(
+        default="",
+        metadata={
+            "doc": "address that the agent's own server listens on, where other agents fetch what this one has; "
+            "`address` when empty"
+        },
+    )
+    port: Annotated[int, Field(ge=0, le=65535)] = field(
+        default=0, metadata={"doc": "port of that server; 0 for any free one"}
+    )
+    fetch_parallel: Annotated[int, Field(ge=1, le=64)] = field(
+        default=4, metadata={"doc": "chunks of 8 MiB that are fetched at a time"}
+    )
+    fetch_bytes_per_second: Rate = field(
+        default=0, metadata={"doc": "cap on what is fetched, in bytes a second, at least 65536; 0 for none"}
+    )
+    serve_bytes_per_second: Rate = field(
+        default=0, metadata={"doc": "cap on what other agents fetch from here, in bytes a second; 0 for none"}
+    )
     labels: dict[str, str] = field(
         default_factory=dict, metadata={"doc": "labels that models may ask for, as key = 'value'"}
     )
@@ -143,6 +170,7 @@ class AgentSettings:
     )
 
     def check_bindings(self) -> None:
-        """Raises InvalidInputError when Triton would be reachable from other machines and nothing would protect it."""
-        for key, host in (("triton.listen", self.triton.listen), ("address", self.address)):
+        """Raises InvalidInputError when this node would be reached from other machines and nothing would protect it."""
+        hosts = {"triton.listen": self.triton.listen, "address": self.address, "listen": self.listen or self.address}
+        for key, host in hosts.items():
             check_binding(host, self.tls, insecure=self.insecure, table="agent", key=key)

@@ -2,22 +2,88 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from meshkit.blobs import BlobStore, entries
-from meshkit.errors import ExhaustedError
+from meshkit.blobs import BlobStore, checked, entries, sha256_of
+from meshkit.errors import DataLossError, ExhaustedError, NotFoundError
+from node_agent.partial import Partial
 
 
 class ModelStore(BlobStore):
-    """At most `limit_bytes` of blobs, partial ones included."""
+    """At most `limit_bytes` of blobs, partial ones included. Those that come in chunks lie in <root>/chunked."""
 
     def __init__(self, root: Path, limit_bytes: int) -> None:
         super().__init__(root)
         self.limit_bytes = limit_bytes
         self._reserved: dict[str, int] = {}
+        self._chunked = root / "chunked"
+        self._chunked.mkdir(parents=True, exist_ok=True)
+        self._coming: dict[str, Partial] = {}
+
+    def used_bytes(self) -> int:
+        """Bytes on disk, partial blobs included."""
+        return super().used_bytes() + sum(_on_disk(status) for _, status in entries(self._chunked))
+
+    def received(self, digest: str) -> int:
+        """Bytes that are on disk, of a whole blob or a partial one."""
+        if found := super().received(digest):
+            return found
+        with suppress(FileNotFoundError):
+            return _on_disk((self._chunked / digest).stat())
+        return 0
+
+    def discard(self, digest: str) -> None:
+        """Forgets a blob, whole or partial; no error when there is none."""
+        super().discard(digest)
+        self._coming.pop(digest, None)
+        (self._chunked / digest).unlink(missing_ok=True)
+
+    def coming(self, digest: str, size: int, digests: Sequence[bytes]) -> Partial:
+        """The blob as far as it has come in chunks; `digests` are their sha256."""
+        if digest not in self._coming:
+            self._coming[digest] = Partial(self._chunked / checked(digest), size, digests)
+        return self._coming[digest]
+
+    def commit_chunks(self, digest: str) -> bool:
+        """Makes a blob whose chunks are all here a whole one. False when chunks went bad on the disk: fetch them again.
+
+        Raises DataLossError, and discards it, when each chunk is as the list says and the whole is not.
+        """
+        partial = self._coming[digest]
+        if (found := sha256_of(partial.path)) != digest:
+            partial.check()
+            if partial.missing():
+                return False
+            self.discard(digest)
+            raise DataLossError(f"blob {digest} came with other content ({found})", reason="DIGEST_MISMATCH")
+        self._place(partial.path, digest)
+        self._coming.pop(digest, None)
+        return True
+
+    def open_range(self, digest: str, offset: int, length: int) -> BinaryIO:
+        """An open file that stands at these bytes, all of them verified; to the blob's end when `length` is 0.
+
+        Raises NotFoundError when they are not here. The caller closes it.
+        """
+        whole, partial = digest in self._held, self._coming.get(digest)
+        path = self.path(digest)
+        if not whole and partial is not None and partial.covers(offset, length):
+            path = partial.path
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:  # perhaps it has just become whole
+            with suppress(FileNotFoundError):
+                file = self.path(digest).open("rb")
+                file.seek(offset)
+                return file
+            raise NotFoundError(f"these bytes of blob {digest} are not held here") from None
+        file.seek(offset)
+        return file
 
     @contextmanager
     def reserved(self, digest: str, size: int, keep: Collection[str]) -> Iterator[None]:
@@ -54,6 +120,7 @@ class ModelStore(BlobStore):
                 break
             path.unlink(missing_ok=True)
             self._held.discard(path.name)
+            self._coming.pop(path.name, None)
             excess -= size
             evicted.append(path.name)
         return evicted
@@ -70,9 +137,18 @@ class ModelStore(BlobStore):
     def _evictable(self, keep: Collection[str]) -> list[tuple[Path, int]]:
         """Files that may go, with their sizes, the first to go first."""
         found = [
-            (root is self._blobs, status.st_atime, root / name, status.st_size)
-            for root in (self._partial, self._blobs)
+            (root is self._blobs, status.st_atime, root / name, measure(status))
+            for root, measure in ((self._partial, _size), (self._chunked, _on_disk), (self._blobs, _size))
             for name, status in entries(root)
             if name not in keep
         ]
         return [(path, size) for _, _, path, size in sorted(found)]
+
+
+def _on_disk(status: os.stat_result) -> int:
+    """Bytes that a file takes; a sparse one takes less than its size."""
+    return min(status.st_size, status.st_blocks * 512)
+
+
+def _size(status: os.stat_result) -> int:
+    return status.st_size

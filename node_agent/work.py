@@ -12,6 +12,7 @@ from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2
 from meshkit.backoff import Backoff
 from node_agent.gpuchoice import GpuShare
+from node_agent.measure import Measured
 from node_agent.plan import FAILED, FETCHING, LOADING, READY, UNLOADING, Held, ModelState
 
 _STABLE_S = 60.0
@@ -81,6 +82,8 @@ class Loaded:
     """This content has passed its test."""
     adopted: bool = False
     """An earlier agent had it loaded."""
+    measured: Measured = field(default_factory=Measured)
+    """What it took to load."""
 
 
 @dataclass
@@ -97,6 +100,8 @@ class ModelWork:
     """What is to be said of it also while it is ready."""
     failure: str = ""
     """Why the last try failed; stays to be seen until one succeeds."""
+    unsigned: bool = False
+    """That it was not signed by anybody whose signature counts."""
     bytes_done: int = 0
     loaded: Loaded | None = None
     task: asyncio.Task[None] | None = None
@@ -117,7 +122,7 @@ class ModelWork:
         """Turns to this version; another one than before starts with a clean slate."""
         if wanted.key != self.key:
             self.backoff.reset()
-            self.failure, self.tritons_lost = "", 0
+            self.failure, self.unsigned, self.tritons_lost = "", False, 0
         self.version, self.scheduling, self.key, self.state = wanted.version, wanted.scheduling, wanted.key, state
         self.message, self.note, self.bytes_done, self.ready_at, self.gpu = "", "", 0, None, None
 
@@ -130,7 +135,7 @@ class ModelWork:
     def succeed(self, now: float) -> None:
         """It answers requests."""
         self.state, self.message, self.failure, self.ready_at = READY, "", "", now
-        self.tritons_lost = 0
+        self.unsigned, self.tritons_lost = False, 0
         if self.loaded is not None:
             self.loaded.proven = True
 
@@ -196,6 +201,11 @@ class ModelWork:
         if state == FETCHING:
             own.bytes_done = self.bytes_done
             own.bytes_total = sum(file.size for file in self.version.files)
+        if serving is not None and serving.key == self.key:
+            own.measured_memory_bytes = serving.measured.memory_bytes
+            own.measured_gpu_memory_bytes = serving.measured.gpu_memory_bytes
+            if serving.measured.load_s:
+                own.load_time.FromMilliseconds(round(1000 * serving.measured.load_s))
         if serving is None or serving.version == self.version.version or state == UNLOADING:
             return [own]
         return [membership_pb2.ModelStatus(name=own.name, version=serving.version, state=READY), own]

@@ -157,20 +157,9 @@ def bootstrap(settings: GatewaySettings) -> dict[str, Any]:
         "node": {"id": settings.id, "cluster": "aimesh-gateway"},
         "dynamic_resources": {
             "cds_config": {"ads": {}, "resource_api_version": "V3"},
-            "ads_config": {
-                "api_type": "GRPC",
-                "transport_api_version": "V3",
-                "set_node_on_first_message_only": True,
-                "grpc_services": [
-                    {
-                        "envoy_grpc": {
-                            "cluster_name": "xds",
-                            "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}},
-                        }
-                    }
-                ],
-            },
+            "ads_config": {**_coordinators_api(), "set_node_on_first_message_only": True},
         },
+        "cluster_manager": {"load_stats_config": _coordinators_api()},
         "static_resources": {"listeners": [_listener(settings)], "clusters": [_xds_cluster(settings)]},
         "overload_manager": {"resource_monitors": [_connection_limit(settings.max_connections)]},
     }
@@ -180,6 +169,13 @@ def bootstrap(settings: GatewaySettings) -> dict[str, Any]:
             "ignore_global_conn_limit": True,  # when the limit is reached, somebody wants to look
         }
     return document
+
+
+def _coordinators_api() -> dict[str, Any]:
+    """How the coordinators are spoken to: by ADS, and by the reports of what was seen, which they ask for."""
+    retry = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
+    service = {"envoy_grpc": {"cluster_name": "xds", "retry_policy": retry}}
+    return {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [service]}
 
 
 def _connection_limit(most: int) -> dict[str, Any]:

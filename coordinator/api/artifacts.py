@@ -11,16 +11,20 @@ from typing import Any
 import structlog
 
 from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
-from coordinator.blob_exchange import BlobExchange
+from coordinator.api.locating import Locating
+from coordinator.blob_exchange import BlobExchange, blobs_of
+from coordinator.evaluation.dataset import digests_of
 from coordinator.mirror import Mirror
 from coordinator.state import State
 from meshkit.blobs import CHUNK_BYTES, BlobStore, checked
-from meshkit.errors import DataLossError, InvalidInputError, PreconditionError
+from meshkit.errors import DataLossError, DeadlineError, InvalidInputError, PreconditionError
 
 log = structlog.get_logger()
 
 UPLOAD_GRACE_S = 3600.0
 """A blob without a version is kept this long."""
+UPLOAD_SILENCE_S = 30.0
+"""How long an upload may pause between two messages."""
 RECORDING_S = 3.0
 """And this long when its last version is deleted: what CreateVersion found here must be here once it has recorded."""
 
@@ -28,9 +32,10 @@ RECORDING_S = 3.0
 class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
     """Serves aimesh.artifacts.v1 from this coordinator's disk, and from the others' what is not on it."""
 
-    def __init__(self, blobs: BlobStore, exchange: BlobExchange) -> None:
+    def __init__(self, blobs: BlobStore, exchange: BlobExchange, locating: Locating) -> None:
         self._blobs = blobs
         self._exchange = exchange
+        self._locating = locating
 
     async def StatBlob(self, request: artifacts_pb2.StatBlobRequest, context: Any) -> artifacts_pb2.StatBlobResponse:  # noqa: N802
         """What is held of a blob, here or by another coordinator."""
@@ -44,7 +49,7 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
         """Stores a blob; see artifacts.proto."""
         head: artifacts_pb2.UploadBlobRequest | None = None
         try:
-            async for message in request_iterator:
+            async for message in _paced(request_iterator):
                 if head is None:
                     head = self._begin(message)
                 if len(message.data) > CHUNK_BYTES:
@@ -71,13 +76,20 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
     ) -> AsyncIterator[artifacts_pb2.DownloadBlobResponse]:
         """Sends a blob."""
         if request.digest not in self._blobs.held() and not request.held_here:
-            async with contextlib.aclosing(self._exchange.relay(checked(request.digest), request.offset)) as relayed:
-                async for chunk in relayed:
-                    yield artifacts_pb2.DownloadBlobResponse(data=chunk)
+            relayed = self._exchange.relay(checked(request.digest), request.offset, request.length)
+            async with contextlib.aclosing(relayed) as pieces:
+                async for piece in pieces:
+                    yield artifacts_pb2.DownloadBlobResponse(data=piece)
             return
-        chunks = self._blobs.read(request.digest, request.offset)
+        chunks = self._blobs.read(request.digest, request.offset, request.length)
         while chunk := await asyncio.to_thread(next, chunks, b""):
             yield artifacts_pb2.DownloadBlobResponse(data=chunk)
+
+    async def LocateChunks(  # noqa: N802
+        self, request: artifacts_pb2.LocateChunksRequest, context: Any
+    ) -> artifacts_pb2.LocateChunksResponse:
+        """Where an agent is to fetch chunks."""
+        return self._locating.locate(request)
 
     async def forget_unused(self, mirror: Mirror) -> None:
         """Removes the blobs of versions as they are deleted, when no other version has them; until cancelled.
@@ -128,8 +140,26 @@ def unused(before: State, now: State) -> set[str]:
     gone = [version for key, version in before.versions.items() if key not in now.versions]
     if not gone:
         return set()
-    return {file.digest for version in gone for file in version.files} - _referenced(now)
+    return blobs_of(gone) - _referenced(now)
 
 
 def _referenced(state: State) -> set[str]:
-    return {file.digest for version in state.versions.values() for file in version.files}
+    return blobs_of(state.versions.values()) | digests_of(state.rollouts.values())
+
+
+async def _paced(
+    messages: AsyncIterator[artifacts_pb2.UploadBlobRequest],
+) -> AsyncIterator[artifacts_pb2.UploadBlobRequest]:
+    """The messages of an upload. Raises DeadlineError when the next one does not come: others may want to go on."""
+    incoming = aiter(messages)
+    while True:
+        try:
+            async with asyncio.timeout(UPLOAD_SILENCE_S):
+                message = await anext(incoming, None)
+        except TimeoutError:
+            raise DeadlineError(
+                f"nothing of the upload came for {UPLOAD_SILENCE_S:g} s", hint="ask StatBlob and go on from there"
+            ) from None
+        if message is None:
+            return
+        yield message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from coordinator.mirror import Mirror
 from coordinator.placing import placed
 from coordinator.sessions import Sessions
 from coordinator.state import State
+from coordinator.xds.loads import GatewayLoads
+from coordinator.xds.server import XdsServer
 
 PACE_S = 0.5
 """Least time between two states of one watch; also how often loads, which are no change, are shown anew."""
@@ -31,7 +33,8 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
     loads: Loads
     orders: NodeOrders
     etcd_endpoints: Sequence[str]
-    xds_clients: Callable[[], Sequence[cluster_pb2.XdsClient]]
+    xds: XdsServer
+    gateway_loads: GatewayLoads
 
     async def GetStatus(self, request: cluster_pb2.GetStatusRequest, context: Any) -> cluster_pb2.GetStatusResponse:  # noqa: N802
         """The state at this moment."""
@@ -70,6 +73,22 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
         """The loads of this coordinator's sessions."""
         return cluster_pb2.ListLoadsResponse(loads=self.loads.own())
 
+    async def ListUnacknowledged(  # noqa: N802
+        self, request: cluster_pb2.ListUnacknowledgedRequest, context: Any
+    ) -> cluster_pb2.ListUnacknowledgedResponse:
+        """Those of this coordinator's clients that may not have a deployment's configuration yet."""
+        return cluster_pb2.ListUnacknowledgedResponse(clients=self.xds.unacknowledged(request.name, request.revision))
+
+    async def ListGatewayCounts(  # noqa: N802
+        self, request: cluster_pb2.ListGatewayCountsRequest, context: Any
+    ) -> cluster_pb2.ListGatewayCountsResponse:
+        """What the gateways that report to this coordinator counted."""
+        counts = [
+            cluster_pb2.GatewayCount(name=name, version=version, **counted._asdict())
+            for (name, version), counted in sorted(self.gateway_loads.gateway_counts().items())
+        ]
+        return cluster_pb2.ListGatewayCountsResponse(counts=counts)
+
     async def _status(self) -> cluster_pb2.Status:
         loads = await self.loads()
         state = self.mirror.state
@@ -80,7 +99,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
             etcd_endpoints=self.etcd_endpoints,
             nodes=[self._node(state, node, loads) for node in state.known.values()],
             deployments=deployment_statuses(state),
-            xds_clients=self.xds_clients(),
+            xds_clients=self.xds.clients(),
             frozen=self.mirror.frozen,
             braked=state.braked,
         )

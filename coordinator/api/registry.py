@@ -1,72 +1,64 @@
-"""RegistryService: models and their immutable versions."""
+"""RegistryService: models and prompts, their immutable versions, and what is said of them."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
-from google.protobuf import timestamp_pb2
-
 from aimesh.registry.v1 import registry_pb2, registry_pb2_grpc
-from aimesh.routing.v1 import routing_pb2
-from coordinator import keys
 from coordinator.api.validate import check_version_message
 from coordinator.blob_exchange import BlobExchange
-from coordinator.etcd import Delete, Etcd, Put, Unchanged
+from coordinator.etcd import Etcd
 from coordinator.identity.outbox import Outbox
 from coordinator.mirror import Mirror
 from coordinator.paging import page
-from coordinator.state import State, VersionKey
+from coordinator.registry.aliases import Aliases
+from coordinator.registry.compatibility import compatible
+from coordinator.registry.finding import check_is_model, find_version, kind_of
+from coordinator.registry.prompts import prompt_text
+from coordinator.registry.recording import Recorder
+from coordinator.registry.trust import TrustKeeper
 from meshkit.blobs import BlobStore
-from meshkit.errors import ConflictError, NotFoundError, PreconditionError, SupersededError
 from meshkit.names import version_key
+
+__all__ = ["RegistryService", "find_version"]
 
 
 class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
     """Serves aimesh.registry.v1 from the mirror; writes go to etcd and are answered once the mirror holds them."""
 
     def __init__(self, etcd: Etcd, mirror: Mirror, blobs: BlobStore, exchange: BlobExchange, outbox: Outbox) -> None:
-        self._etcd = etcd
-        self._exchange = exchange
-        self._outbox = outbox
         self._mirror = mirror
         self._blobs = blobs
+        self._exchange = exchange
+        self._recorder = Recorder(etcd, mirror, blobs, exchange, outbox)
+        self._aliases = Aliases(etcd, mirror, outbox)
+        self._trust = TrustKeeper(etcd, mirror, outbox)
 
     async def CreateVersion(  # noqa: N802
         self, request: registry_pb2.CreateVersionRequest, context: Any
     ) -> registry_pb2.CreateVersionResponse:
         """Records a version; see registry.proto."""
-        version = check_version_message(request.version)
-        version.digest = version_digest(version)
-        key = keys.version(version.name, version.version)
-        _, (held,) = await self._etcd.get(key)
-        if held.value is not None:
-            return registry_pb2.CreateVersionResponse(
-                version=_same_or_conflict(version, keys.parse(held.value, registry_pb2.ModelVersion()))
-            )
-        await self._check_blobs(version)
-        now = timestamp_pb2.Timestamp()
-        now.GetCurrentTime()
-        version.created_at.CopyFrom(now)
-        value = keys.encode(version)
-        event = await self._outbox.event(key, None, value)
-        revision = await self._etcd.txn([Unchanged(key, 0)], [Put(key, value), event])
-        if revision is None:
-            raise SupersededError(f"{version.name}:{version.version} was pushed twice at once", hint="push again")
-        await self._mirror.reached(revision)
-        return registry_pb2.CreateVersionResponse(version=version)
+        recorded = await self._recorder.create(check_version_message(request.version))
+        return registry_pb2.CreateVersionResponse(version=recorded)
 
     async def GetVersion(  # noqa: N802
         self, request: registry_pb2.GetVersionRequest, context: Any
     ) -> registry_pb2.GetVersionResponse:
-        """One version, or the newest."""
-        return registry_pb2.GetVersionResponse(version=find_version(self._mirror.state, request.name, request.version))
+        """One version, or the newest; a prompt with its text."""
+        version = find_version(self._mirror.state, request.name, request.version)
+        is_prompt = version.kind == registry_pb2.KIND_PROMPT
+        text = await prompt_text(self._blobs, self._exchange, version) if is_prompt else ""
+        return registry_pb2.GetVersionResponse(version=version, text=text)
 
     async def ListVersions(  # noqa: N802
         self, request: registry_pb2.ListVersionsRequest, context: Any
     ) -> registry_pb2.ListVersionsResponse:
         """A page of versions: by name, newest first."""
-        chosen = [v for (name, _), v in self._mirror.state.versions.items() if request.name in ("", name)]
+        chosen = [
+            version
+            for (name, _), version in self._mirror.state.versions.items()
+            if request.name in ("", name) and request.kind in (registry_pb2.KIND_UNSPECIFIED, kind_of(version))
+        ]
         chosen.sort(key=lambda v: version_key(v.version), reverse=True)
         chosen.sort(key=lambda v: v.name)
         items, token = page(chosen, request.page_size, request.page_token, _page_key, _comes_after)
@@ -75,36 +67,72 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
     async def DeleteVersion(  # noqa: N802
         self, request: registry_pb2.DeleteVersionRequest, context: Any
     ) -> registry_pb2.DeleteVersionResponse:
-        """Removes a version that no deployment uses."""
-        find_version(self._mirror.state, request.name, request.version or "(none given)")
-        key, user = keys.version(request.name, request.version), keys.deployment(request.name)
-        _, (held, deployed) = await self._etcd.get(key, user)
-        deployment = keys.parse(deployed.value or b"{}", routing_pb2.Deployment())
-        used = any(target.version == request.version for target in deployment.targets)
-        retiring = deployment.name and _assigned(self._mirror.state, (request.name, request.version))
-        if used or retiring:
-            raise PreconditionError(
-                f"{request.name}:{request.version} is deployed",
-                hint=f"run: aimesh undeploy {request.name}, or wait until its successor has taken over",
-                reason="VERSION_IN_USE",
-            )
-        guards = [Unchanged(key, held.mod_revision), Unchanged(user, deployed.mod_revision)]
-        event = await self._outbox.event(key, held.value, None)
-        revision = await self._etcd.txn(guards, [Delete(key), event])
-        if revision is None:
-            raise SupersededError(f"{request.name} changed in the meantime", hint="try again")
-        await self._mirror.reached(revision)
+        """Removes a version that nothing uses."""
+        await self._recorder.delete(request.name, request.version)
         return registry_pb2.DeleteVersionResponse()
 
-    async def _check_blobs(self, version: registry_pb2.ModelVersion) -> None:
-        absent = [file for file in version.files if file.digest not in self._blobs.held()]
-        missing = [file.path for file in absent if not await self._exchange.held_elsewhere(file.digest)]
-        if missing:
-            raise PreconditionError(
-                f"{version.name}:{version.version}: the content of {', '.join(missing)} has not been uploaded",
-                hint="upload it with ArtifactsService.UploadBlob first",
-                reason="BLOB_MISSING",
-            )
+    async def SignVersion(  # noqa: N802
+        self, request: registry_pb2.SignVersionRequest, context: Any
+    ) -> registry_pb2.SignVersionResponse:
+        """Adds a signature of a trusted key."""
+        signed = await self._trust.sign(request.name, request.version, request.signature)
+        return registry_pb2.SignVersionResponse(version=signed)
+
+    async def GetModel(  # noqa: N802
+        self, request: registry_pb2.GetModelRequest, context: Any
+    ) -> registry_pb2.GetModelResponse:
+        """Aliases, tags, and what the versions took where they were loaded."""
+        state = self._mirror.state
+        find_version(state, request.name)
+        return registry_pb2.GetModelResponse(
+            model=state.models.get(request.name) or registry_pb2.Model(name=request.name),
+            measured={version: took for (name, version), took in state.measured.items() if name == request.name},
+        )
+
+    async def SetAlias(  # noqa: N802
+        self, request: registry_pb2.SetAliasRequest, context: Any
+    ) -> registry_pb2.SetAliasResponse:
+        """Points an alias at a version, and what follows it with it."""
+        moved = await self._aliases.set(request.name, request.alias, request.version)
+        return registry_pb2.SetAliasResponse(
+            model=moved.model, previous_version=moved.previous, deployments=moved.deployments
+        )
+
+    async def DeleteAlias(  # noqa: N802
+        self, request: registry_pb2.DeleteAliasRequest, context: Any
+    ) -> registry_pb2.DeleteAliasResponse:
+        """Removes an alias that nothing follows."""
+        return registry_pb2.DeleteAliasResponse(model=await self._aliases.remove(request.name, request.alias))
+
+    async def TagVersion(  # noqa: N802
+        self, request: registry_pb2.TagVersionRequest, context: Any
+    ) -> registry_pb2.TagVersionResponse:
+        """Sets and removes tags of a version."""
+        model = await self._aliases.tag(request.name, request.version, request.set, request.remove)
+        return registry_pb2.TagVersionResponse(model=model)
+
+    async def GetCompatibility(  # noqa: N802
+        self, request: registry_pb2.GetCompatibilityRequest, context: Any
+    ) -> registry_pb2.GetCompatibilityResponse:
+        """Which nodes can run a version."""
+        state = self._mirror.state
+        version = find_version(state, request.name, request.version)
+        check_is_model(version)
+        measured = state.measured.get((version.name, version.version))
+        nodes = [compatible(version, node, measured) for node in state.known.values()]
+        return registry_pb2.GetCompatibilityResponse(version=version.version, nodes=nodes)
+
+    async def GetTrust(  # noqa: N802
+        self, request: registry_pb2.GetTrustRequest, context: Any
+    ) -> registry_pb2.GetTrustResponse:
+        """Whose signatures count."""
+        return registry_pb2.GetTrustResponse(trust=self._mirror.state.trust)
+
+    async def SetTrust(  # noqa: N802
+        self, request: registry_pb2.SetTrustRequest, context: Any
+    ) -> registry_pb2.SetTrustResponse:
+        """Replaces whose signatures count."""
+        return registry_pb2.SetTrustResponse(trust=await self._trust.set(request.trust))
 
 
 def _page_key(version: registry_pb2.ModelVersion) -> str:
@@ -117,38 +145,3 @@ def _comes_after(version: registry_pb2.ModelVersion, key: str) -> bool:
     if version.name != name:
         return version.name > name
     return version_key(version.version) < version_key(number)
-
-
-def _assigned(state: State, key: VersionKey) -> bool:
-    return any(key in assigned for assigned in state.assignments.values())
-
-
-def find_version(state: State, name: str, version: str = "") -> registry_pb2.ModelVersion:
-    """The version named, or the newest. Raises NotFoundError saying which ones there are."""
-    known = sorted((v for n, v in state.versions if n == name), key=version_key)
-    if not known:
-        raise NotFoundError(f"model {name!r} does not exist", hint="see: aimesh models list", reason="MODEL_NOT_FOUND")
-    if version and version not in known:
-        raise NotFoundError(
-            f"model {name!r} has no version {version!r}", hint=f"it has {', '.join(known)}", reason="VERSION_NOT_FOUND"
-        )
-    return state.versions[(name, version or known[-1])]
-
-
-def version_digest(version: registry_pb2.ModelVersion) -> str:
-    """sha256 over what makes the version what it is: all but requirements, digest and time of recording."""
-    essence = registry_pb2.ModelVersion()
-    essence.CopyFrom(version)
-    for field in ("requirements", "digest", "created_at"):
-        essence.ClearField(field)
-    return hashlib.sha256(essence.SerializeToString(deterministic=True)).hexdigest()
-
-
-def _same_or_conflict(version: registry_pb2.ModelVersion, held: registry_pb2.ModelVersion) -> registry_pb2.ModelVersion:
-    if held.digest != version.digest:
-        raise ConflictError(
-            f"{version.name}:{version.version} exists with other content",
-            hint="versions never change; push under a new version",
-            reason="VERSION_EXISTS",
-        )
-    return held

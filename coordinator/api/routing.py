@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2, routing_pb2_grpc
 from coordinator import keys
-from coordinator.api.registry import find_version
 from coordinator.api.validate import check_deployment
-from coordinator.etcd import Delete, Etcd, KeyValue, Put, Unchanged
+from coordinator.etcd import Delete, Etcd, Put, Unchanged
 from coordinator.identity.outbox import Outbox
 from coordinator.mirror import Mirror
 from coordinator.paging import page
 from coordinator.placement import place, target_status
-from coordinator.policy.check import check_batching
 from coordinator.policy.effects import partial
 from coordinator.policy.explain import explain
-from coordinator.policy.references import check_references, check_signatures, reached
+from coordinator.policy.held import check_held
+from coordinator.policy.references import reached
+from coordinator.registry.aliases import parse_model
+from coordinator.registry.catalog import check_alias, resolved
+from coordinator.registry.finding import check_is_model, find_version
+from coordinator.rollout.claim import unclaimed
 from coordinator.state import State
 from meshkit.errors import NotFoundError, SupersededError
+from meshkit.names import check_model_name
 
 
 class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
@@ -35,21 +38,24 @@ class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
         self, request: routing_pb2.ApplyDeploymentRequest, context: Any
     ) -> routing_pb2.ApplyDeploymentResponse:
         """Creates or replaces a deployment; see routing.proto."""
-        check_deployment(request.deployment)
-        deployment = routing_pb2.Deployment()
-        deployment.CopyFrom(request.deployment)
+        deployment, guards = await self._resolved(request.deployment)
+        check_deployment(deployment)
+        guards.append(await unclaimed(self._etcd, deployment.name))
         deployment.applied_at.GetCurrentTime()
         key = keys.deployment(deployment.name)
         versions = [keys.version(deployment.name, target.version) for target in deployment.targets]
         others = reached(deployment, self._mirror.state.deployments) - {deployment.name}
         _, read = await self._etcd.get(key, *versions, *map(keys.deployment, sorted(others)))
-        guards = [Unchanged(kv.key, kv.mod_revision) for kv in read]
+        guards += [Unchanged(kv.key, kv.mod_revision) for kv in read]
         held, found = read[0], read[1 : 1 + len(versions)]
         for target, version in zip(deployment.targets, found, strict=True):
             if version.value is None:
                 find_version(self._mirror.state, deployment.name, target.version)
                 raise SupersededError(f"{deployment.name}:{target.version} was just removed", hint="push it again")
-        _check_policy(self._mirror.state, deployment, found, read[1 + len(versions) :])
+        recorded = [keys.parse(each.value or b"{}", registry_pb2.ModelVersion()) for each in found]
+        for each in recorded:
+            check_is_model(each)
+        check_held(self._mirror.state, deployment, recorded, read[1 + len(versions) :])
         value = keys.encode(deployment)
         event = await self._outbox.event(key, held.value, value)
         revision = await self._etcd.txn(guards, [Put(key, value), event])
@@ -82,8 +88,9 @@ class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
         _, (held,) = await self._etcd.get(key)
         if held.value is None:
             raise _not_deployed(request.name)
+        unclaimed_guard = await unclaimed(self._etcd, request.name)
         event = await self._outbox.event(key, held.value, None)
-        revision = await self._etcd.txn([Unchanged(key, held.mod_revision)], [Delete(key), event])
+        revision = await self._etcd.txn([Unchanged(key, held.mod_revision), unclaimed_guard], [Delete(key), event])
         if revision is None:
             raise SupersededError(f"deployment {request.name} changed in the meantime", hint="try again")
         await self._mirror.reached(revision)
@@ -98,28 +105,21 @@ class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
             raise _not_deployed(request.name)
         return explain(self._mirror.state, deployment, request.headers)
 
+    async def _resolved(self, wanted: routing_pb2.Deployment) -> tuple[routing_pb2.Deployment, list[Unchanged]]:
+        """A copy of the deployment with a version for each alias, and what that was decided on."""
+        check_model_name(wanted.name)
+        aliases = [check_alias(target.alias) for target in wanted.targets if target.alias]
+        if not aliases:
+            return resolved(wanted, registry_pb2.Model(name=wanted.name)), []
+        find_version(self._mirror.state, wanted.name)
+        _, (held,) = await self._etcd.get(keys.model(wanted.name))
+        return resolved(wanted, parse_model(wanted.name, held)), [Unchanged(held.key, held.mod_revision)]
+
     def _status(self, state: State, name: str) -> routing_pb2.DeploymentStatus:
         if name not in state.deployments:
             raise _not_deployed(name)
         only = {status.deployment.name: status for status in deployment_statuses(state)}
         return only[name]
-
-
-def _check_policy(
-    state: State, deployment: routing_pb2.Deployment, versions: Sequence[KeyValue], others: Sequence[KeyValue]
-) -> None:
-    """Holds the policy against what was read of the versions, and of the deployments that it leads to."""
-    recorded = [keys.parse(each.value or b"{}", registry_pb2.ModelVersion()) for each in versions]
-    check_batching(deployment.policy, [(each.version, each.signature.max_batch_size) for each in recorded])
-    deployments = dict(state.deployments)
-    for each in others:
-        name = each.key.removeprefix(keys.deployment(""))
-        if each.value is None:
-            deployments.pop(name, None)
-        else:
-            deployments[name] = keys.parse(each.value, routing_pb2.Deployment())
-    check_references(deployment, deployments)
-    check_signatures(state.versions, deployment, deployments)
 
 
 def deployment_statuses(state: State) -> list[routing_pb2.DeploymentStatus]:

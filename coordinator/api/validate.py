@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator.policy.check import check_policy
+from coordinator.registry.checking import check_prompt, check_said
 from meshkit.errors import InvalidInputError
 from meshkit.names import check_model_name, check_version
 
@@ -23,7 +24,8 @@ def check_version_message(version: registry_pb2.ModelVersion) -> registry_pb2.Mo
     """A copy of the version with its files sorted, without what only the coordinator sets."""
     check_model_name(version.name)
     check_version(version.version)
-    if version.runtime not in RUNTIMES:
+    is_prompt = version.kind == registry_pb2.KIND_PROMPT
+    if not is_prompt and version.runtime not in RUNTIMES:
         raise InvalidInputError(f"runtime {version.runtime!r} is unknown", hint=f"one of {', '.join(RUNTIMES)}")
     if not version.files:
         raise InvalidInputError(f"{version.name}:{version.version} has no files")
@@ -32,9 +34,13 @@ def check_version_message(version: registry_pb2.ModelVersion) -> registry_pb2.Mo
     paths = [file.path for file in version.files]
     if len(set(paths)) < len(paths):
         raise InvalidInputError(f"{version.name}:{version.version} names a file twice")
+    check_said(version)
+    if is_prompt:
+        check_prompt(version)
     checked = registry_pb2.ModelVersion()
     checked.CopyFrom(version)
     checked.files.sort(key=lambda file: file.path)
+    checked.kind = version.kind or registry_pb2.KIND_MODEL
     checked.ClearField("digest")
     checked.ClearField("created_at")
     return checked

@@ -190,15 +190,43 @@ def _check_others(deployment: routing_pb2.Deployment) -> None:
         raise _bad(f"policy.fallbacks names a deployment twice: {', '.join(policy.fallbacks)}", "once is enough")
     if deployment.name in policy.fallbacks:
         raise _bad(f"policy.fallbacks of {deployment.name!r} names itself", "name another deployment")
-    if not policy.HasField("mirror"):
-        return
-    check_model_name(policy.mirror.deployment)
+    if policy.HasField("mirror"):
+        _check_mirror(deployment)
+
+
+def _check_mirror(deployment: routing_pb2.Deployment) -> None:
+    policy = deployment.policy
+    if policy.mirror.version:
+        _check_mirrored_version(deployment)
+    elif not policy.mirror.deployment:
+        raise _bad("policy.mirror names nobody", "name a deployment, or a version of this one with weight 0")
+    else:
+        check_model_name(policy.mirror.deployment)
     if policy.mirror.deployment == deployment.name:
-        raise _bad(f"policy.mirror of {deployment.name!r} names itself", "name another deployment")
+        raise _bad(
+            f"policy.mirror of {deployment.name!r} names itself", "name another deployment, or a version of this one"
+        )
     if not LEAST_MIRROR_PERCENT <= policy.mirror.percent <= 100:  # also refuses what is no number
         raise _bad(
             f"policy.mirror.percent of {policy.mirror.percent:g} is not possible",
             f"at least {LEAST_MIRROR_PERCENT:g}, at most 100",
+        )
+
+
+def _check_mirrored_version(deployment: routing_pb2.Deployment) -> None:
+    mirror = deployment.policy.mirror
+    if mirror.deployment:
+        raise _bad(
+            f"policy.mirror names both deployment {mirror.deployment!r} and version {mirror.version!r}",
+            "copies go to one of them: leave the other out",
+        )
+    weights = {target.version: target.weight for target in deployment.targets}
+    if mirror.version not in weights:
+        raise _bad(f"policy.mirror.version {mirror.version!r} is not deployed", f"one of {', '.join(weights)}")
+    if weights[mirror.version]:
+        raise _bad(
+            f"policy.mirror.version {mirror.version!r} has weight {weights[mirror.version]}",
+            "a version that gets copies answers nobody: give it weight 0",
         )
 
 

@@ -162,7 +162,7 @@ def _protection(policy: routing_pb2.RoutePolicy) -> Iterator[Effect]:
 
 def _others(policy: routing_pb2.RoutePolicy) -> Iterator[Effect]:
     if policy.HasField("mirror"):
-        other, percent = policy.mirror.deployment, policy.mirror.percent
+        other, percent = policy.mirror.deployment or f"version {policy.mirror.version}", policy.mirror.percent
         yield _gateway_only(
             f"mirror = {other}",
             f"{percent:g} % of the requests are copied to {other}; its answers are dropped",

@@ -97,4 +97,5 @@ def _named(deployment: routing_pb2.Deployment) -> list[str]:
 
 
 def _mirror(deployment: routing_pb2.Deployment) -> Iterable[str]:
-    return [deployment.policy.mirror.deployment] if deployment.policy.HasField("mirror") else []
+    """Another deployment that gets copies; a mirror may also be a version of this one."""
+    return [deployment.policy.mirror.deployment] if deployment.policy.mirror.deployment else []

@@ -19,7 +19,7 @@ from coordinator.xds.elsewhere import borrowed, borrowed_cluster
 from coordinator.xds.memo import kept
 from coordinator.xds.readiness import Serving, ip_of
 from coordinator.xds.rename import renaming_filters
-from coordinator.xds.snapshot import over_ads, packed_any
+from coordinator.xds.snapshot import over_ads, pack, packed_any
 from coordinator.xds.weights import node_shares
 from meshkit.channel import MAX_MESSAGE_BYTES
 
@@ -201,6 +201,12 @@ def _http1() -> http_protocol_options_pb2.HttpProtocolOptions:
 def load_assignment(cluster: str, found: Iterable[Weighted]) -> endpoint_pb2.ClusterLoadAssignment:
     """A cluster's endpoints as a resource."""
     return endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster, endpoints=[_locality(each) for each in found])
+
+
+@functools.lru_cache(maxsize=16_384)
+def no_endpoints(cluster: str) -> bytes:
+    """What a cluster without endpoints is told, serialized."""
+    return pack(load_assignment(cluster, ()))
 
 
 @functools.lru_cache(maxsize=16_384)

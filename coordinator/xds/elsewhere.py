@@ -1,4 +1,4 @@
-"""Requests for one deployment that another one serves: fallbacks and mirrors. The gateway alone can do it."""
+"""Requests for one deployment that another one serves, and copies: fallbacks and mirrors. The gateway alone does it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def stand_in(state: State, deployment: routing_pb2.Deployment, serving: Serving)
 def mirrored(state: State, deployment: routing_pb2.Deployment, serving: Serving) -> list[tuple[str, float]]:
     """(version, percent of the requests) of the mirror; empty when there is none or nothing of it is ready."""
     mirror = deployment.policy.mirror
+    if mirror.version:
+        ready = mirror.version in state.target_weights.get(deployment.name, ()) and serving.of(
+            deployment.name, mirror.version
+        )
+        return [(mirror.version, mirror.percent)] if ready else []
     other = state.deployments.get(mirror.deployment)
     if not deployment.policy.HasField("mirror") or other is None or not is_available(state, other, serving):
         return []

@@ -46,7 +46,7 @@ def model_routes(
         routes.append(_route(BY_WEIGHTS, deployment, shares(state, deployment, serving), engine))
     if engine.gateway:
         for route in routes:
-            _mirror(route.route, state, deployment, serving, http=engine.http)
+            _mirror(route.route, state, deployment, serving, engine)
     if other is not None and other is not deployment:
         routes.append(_to_fallback(state, deployment, other, serving, engine))
     return routes
@@ -64,10 +64,14 @@ def _route(
     name: str, deployment: routing_pb2.Deployment, versions: list[VersionWeight], engine: Engine
 ) -> route_components_pb2.Route:
     def cluster_of(version: str) -> str:
-        return (http_cluster if engine.http else grpc_cluster)(deployment.name, version)
+        return _own_cluster(deployment.name, version, engine)
 
     action = route_action(deployment.policy, versions, cluster_of, engine)
     return route_components_pb2.Route(name=name, match=everything(), route=action)
+
+
+def _own_cluster(name: str, version: str, engine: Engine) -> str:
+    return (http_cluster if engine.http else grpc_cluster)(name, version)
 
 
 def _to_fallback(
@@ -89,14 +93,17 @@ def _mirror(
     state: State,
     deployment: routing_pb2.Deployment,
     serving: Serving,
-    *,
-    http: bool,
+    engine: Engine,
 ) -> None:
+    """A version that gets copies gets none of requests that are its own already."""
     other = deployment.policy.mirror.deployment
     for version, percent in mirrored(state, deployment, serving):
-        copied = action.request_mirror_policies.add(
-            cluster=borrowed_cluster(deployment.name, other, version, http=http)
-        )
+        cluster = borrowed_cluster(deployment.name, other, version, http=engine.http)
+        if not other:
+            cluster = _own_cluster(deployment.name, version, engine)
+        if cluster == action.cluster:
+            continue
+        copied = action.request_mirror_policies.add(cluster=cluster)
         copied.runtime_fraction.default_value.numerator = round(percent / 100 * _MILLION)
         copied.runtime_fraction.default_value.denominator = _PER_MILLION
         copied.disable_shadow_host_suffix_append = True

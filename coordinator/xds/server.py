@@ -59,6 +59,18 @@ class XdsServer:
         """Connected clients with what they have, in the order of arrival."""
         return [stream.describe() for stream in self._streams.values() if stream.node is not None]
 
+    def unacknowledged(self, name: str, revision: int) -> list[cluster_pb2.Unacknowledged]:
+        """What connected clients may not have of a deployment's configuration as of an etcd revision; see pending.py.
+
+        gRPC's own client acknowledges clusters and endpoints before it uses them: nothing later is known here.
+        """
+        newest = self._newest.snapshot
+        if newest is None or int(newest.version) < revision:
+            return [cluster_pb2.Unacknowledged(why=f"this coordinator has not published revision {revision} yet")]
+        return [
+            missing for stream in self._streams.values() for missing in stream.unacknowledged(newest, name, revision)
+        ]
+
     def close(self) -> None:
         """Ends every stream. Clients go on with what they have and look for another coordinator."""
         self._closed = True

@@ -9,6 +9,7 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
 from aimesh.cluster.v1 import cluster_pb2
+from coordinator.xds.pending import unacknowledged
 from coordinator.xds.snapshot import SHORT_NAMES, Snapshot
 from coordinator.xds.subscriptions import Response, StreamState, Subscription
 
@@ -33,6 +34,12 @@ class ClientStream:
     def id(self) -> str:
         """The client's own id and the number of its stream, which tells two programs with one id apart."""
         return f"{self.node.id if self.node else ''}#{self.number}"
+
+    @property
+    def user_agent(self) -> str:
+        """What it calls itself."""
+        node = self.node or base_pb2.Node()
+        return " ".join(part for part in (node.user_agent_name, node.user_agent_version) if part)
 
     @property
     def is_gateway(self) -> bool:
@@ -85,12 +92,19 @@ class ClientStream:
 
     def describe(self) -> cluster_pb2.XdsClient:
         """The client for status."""
-        node = self.node or base_pb2.Node()
         return cluster_pb2.XdsClient(
             id=self.id,
-            user_agent=" ".join(part for part in (node.user_agent_name, node.user_agent_version) if part),
+            user_agent=self.user_agent,
             subscriptions=[_describe(SHORT_NAMES[type_url], sub) for type_url, sub in sorted(self.state.types.items())],
         )
+
+    def unacknowledged(self, newest: Snapshot, name: str, revision: int) -> list[cluster_pb2.Unacknowledged]:
+        """What of a deployment's configuration as of `revision` the client may not have; `newest` is no older."""
+        view = newest.view(gateway=self.is_gateway)
+        return [
+            cluster_pb2.Unacknowledged(client=self.id, user_agent=self.user_agent, type=short_name, why=why)
+            for short_name, why in unacknowledged(self.state, view, name, revision)
+        ]
 
 
 class SnapshotHolder:

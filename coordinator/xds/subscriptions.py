@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from envoy.service.discovery.v3 import discovery_pb2
 
 from coordinator.xds.client_routes import absent_listener
+from coordinator.xds.clusters import no_endpoints
 from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, Resources, Snapshot
 
 TYPES = (CDS, EDS, LDS, RDS)
@@ -36,7 +37,11 @@ class Subscription:
     owed: bool = False
     """Asked for something since the last response: that is answered even when there is nothing to give."""
     sent: dict[str, bytes] = field(default_factory=dict)
-    """What the client was given last, by name."""
+    """What the client was given last, by name. Replaced, never changed in place."""
+    acked: Mapping[str, bytes] = field(default_factory=dict)
+    """What the client had been given when it last acknowledged, by name."""
+    unacked: set[str] = field(default_factory=set)
+    """What it was given since, whatever it said: it may have any of these, in any form it was sent."""
     nonce: str = ""
     sent_version: str = ""
     acked_version: str = ""
@@ -86,22 +91,24 @@ class StreamState:
 
     def held_back(self, snapshot: Snapshot) -> bool:
         """Whether something waits for the client: to be asked after `next_response` gave None."""
-        return any(sub.sent != _wanted(type_url, sub, snapshot) for type_url, sub in self.types.items())
+        return any(sub.sent != wanted_of(type_url, sub, snapshot) for type_url, sub in self.types.items())
 
     def next_response(self, snapshot: Snapshot, *, patient: bool = True) -> Response | None:
         """The next thing this client should be sent to arrive at the snapshot, or None while there is nothing to say.
 
-        Routes wait until the client has the clusters and endpoints that they may point at, and a cluster goes away only
-        after the routes: so no request ever meets half a change. With patient=False nothing waits any longer, but for
-        clusters of a client that refused the newest routes: it goes on with those it had.
+        Routes wait until the client has the clusters and endpoints that they may point at, and a cluster or its last
+        endpoint goes away only after the routes: so no request ever meets half a change. With patient=False nothing
+        waits any longer, but for clusters of a client that refused the newest routes: it goes on with those it had.
         """
         for type_url in TYPES:
             sub = self.types.get(type_url)
             if sub is None or (type_url == RDS and patient and not self._targets_settled()):
                 continue
-            wanted = _wanted(type_url, sub, snapshot)
+            wanted = wanted_of(type_url, sub, snapshot)
             if type_url == CDS and not self._routes_settled(snapshot, patient=patient):
                 wanted = {**_leftovers(sub, snapshot.resources[CDS]), **wanted}
+            if type_url == EDS and self._routes_to_come(snapshot, patient=patient):
+                wanted = {**wanted, **_emptied(sub, wanted)}
             response = self._respond(type_url, sub, wanted, snapshot.version)
             if response is not None:
                 return response
@@ -122,15 +129,15 @@ class StreamState:
             self._forget_endpoints(changed)
         self._nonces += 1
         sub.owed, sub.sent, sub.pending = False, wanted, True
+        sub.unacked.update(changed)
         sub.nonce, sub.sent_version = str(self._nonces), version
         return Response(type_url, version, sub.nonce, tuple(listed[name] for name in sorted(listed)))
 
     def _forget_endpoints(self, changed: Mapping[str, bytes]) -> None:
         """Envoy asks for the endpoints of a cluster that changed once more, and waits for them."""
         endpoints = self.types.get(EDS)
-        for name in changed if endpoints is not None else ():
-            assert endpoints is not None
-            endpoints.sent.pop(name, None)
+        if endpoints is not None and not endpoints.sent.keys().isdisjoint(changed):
+            endpoints.sent = {name: value for name, value in endpoints.sent.items() if name not in changed}
 
     def _targets_settled(self) -> bool:
         """The client has answered for its clusters, has asked for the endpoints of all, and has those."""
@@ -144,6 +151,11 @@ class StreamState:
         asked: frozenset[str] = endpoints.names if endpoints is not None else frozenset()
         return clusters.sent.keys() <= asked and not (endpoints is not None and endpoints.pending)
 
+    def _routes_to_come(self, snapshot: Snapshot, *, patient: bool) -> bool:
+        """The client has not taken the newest routes yet, is expected to, and has its time for it."""
+        routes = self.types.get(RDS)
+        return routes is not None and not routes.nack and not self._routes_settled(snapshot, patient=patient)
+
     def _routes_settled(self, snapshot: Snapshot, *, patient: bool) -> bool:
         """The client has taken the newest routes, or had its time to; one that refused them keeps those it had."""
         routes = self.types.get(RDS)
@@ -151,10 +163,10 @@ class StreamState:
             return True
         if routes.nack:
             return False
-        return not patient or (not routes.pending and routes.sent == _wanted(RDS, routes, snapshot))
+        return not patient or (not routes.pending and routes.sent == wanted_of(RDS, routes, snapshot))
 
 
-def _wanted(type_url: str, sub: Subscription, snapshot: Snapshot) -> dict[str, bytes]:
+def wanted_of(type_url: str, sub: Subscription, snapshot: Snapshot) -> dict[str, bytes]:
     """What the client should have of a type, by name."""
     resources = snapshot.resources[type_url]
     if type_url == LDS:
@@ -174,17 +186,34 @@ def _leftovers(clusters: Subscription, now: Resources) -> dict[str, bytes]:
     }
 
 
+def _emptied(endpoints: Subscription, wanted: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What the client has of each cluster that loses its last endpoint: the routes it has may still lead there."""
+    return {
+        name: held
+        for name, held in endpoints.sent.items()
+        if (new := wanted.get(name, held)) is not held and new != held and new == no_endpoints(name)
+    }
+
+
 def _acknowledge(sub: Subscription, request: discovery_pb2.DiscoveryRequest) -> None:
     sub.pending = False
     if request.HasField("error_detail"):
         sub.nack = request.error_detail.message or "refused without a reason"
     else:
-        sub.nack, sub.acked_version = "", request.version_info
+        sub.nack, sub.acked_version = "", sub.sent_version
+        sub.acked = sub.sent
+        sub.unacked.clear()
 
 
 def _subscribe(sub: Subscription, names: frozenset[str], type_url: str) -> None:
     sub.wildcard = type_url in WHOLE and (ALL in names or (not names and not sub.ever_named))
     sub.names = names - {ALL}
     sub.ever_named = sub.ever_named or bool(names)
-    if not sub.wildcard:
-        sub.sent = {name: value for name, value in sub.sent.items() if name in sub.names}
+    if not sub.wildcard and not sub.sent.keys() <= sub.names:
+        sub.sent = _only(sub.names, sub.sent)
+    if not sub.wildcard and not sub.acked.keys() <= sub.names:
+        sub.acked = _only(sub.names, sub.acked)
+
+
+def _only(names: frozenset[str], held: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {name: value for name, value in held.items() if name in names}

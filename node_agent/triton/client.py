@@ -47,6 +47,8 @@ class Counters:
     failures: int
     success_ns: int
     queue_ns: int
+    responses: int = 0
+    """Of decoupled models whose backend counts them (the Python backend does not), the empty last ones left out."""
 
 
 class TritonClient:
@@ -120,7 +122,19 @@ class TritonClient:
     async def counters(self, timeout_s: float) -> dict[str, Counters]:
         """What each loaded model has done, by name, in one call."""
         answer = await self._call(self._stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=timeout_s))
-        return {model.name: _counters(model.inference_stats) for model in answer.model_stats}
+        return {model.name: _counters(model) for model in answer.model_stats}
+
+    async def trace(self, name: str, every: int, a_file: int, most: int) -> None:
+        """Traces every so many-th request of a model, `a_file` in a file, `most` in all; none with every 0.
+
+        What was traced before is written out at once. Raises when Triton was started without a trace file.
+        """
+        request = service_pb2.TraceSettingRequest(model_name=name)
+        level = "TIMESTAMPS" if every else "OFF"
+        values = {"trace_level": level, "trace_rate": max(1, every), "log_frequency": a_file, "trace_count": most}
+        for key, value in values.items():
+            request.settings[key].value.append(str(value))
+        await self._call(self._stub.TraceSetting(request, timeout=CONTROL_TIMEOUT_S, metadata=self._key()))
 
     async def executions(self, model: str = "") -> int:
         """Requests answered since the models were loaded, failed ones included; of one model when it is named."""
@@ -156,8 +170,10 @@ class TritonClient:
             raise _explain(error, self.address) from None
 
 
-def _counters(stats: service_pb2.InferStatistics) -> Counters:
-    return Counters(stats.success.count, stats.fail.count, stats.success.ns, stats.queue.ns)
+def _counters(model: service_pb2.ModelStatistics) -> Counters:
+    stats = model.inference_stats
+    responses = sum(response.success.count for response in model.response_stats.values())
+    return Counters(stats.success.count, stats.fail.count, stats.success.ns, stats.queue.ns, responses)
 
 
 async def _once(request: service_pb2.ModelInferRequest) -> AsyncIterator[service_pb2.ModelInferRequest]:

@@ -117,6 +117,11 @@ def memory_prefix(data_dir: Path) -> str:
     return f"aimesh_{hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]}"
 
 
+def trace_file(data_dir: Path) -> Path:
+    """Where Triton writes traces of the models that are traced: this name, a dot and a number."""
+    return data_dir / "triton" / "traces" / "t"
+
+
 def command(settings: AgentSettings, server: Path, backends: Path, secret: str) -> list[str]:
     """Triton's command line. `secret` opens the calls that change what it serves.
 
@@ -149,6 +154,10 @@ def command(settings: AgentSettings, server: Path, backends: Path, secret: str) 
         "--grpc-http2-max-ping-strikes=0",
         f"--exit-timeout-secs={max(1, round(settings.drain_s))}",
         "--log-format=ISO8601",
+        # Nothing is traced until a model's own setting says so, at run time; the place can only be said here.
+        f"--trace-config=triton,file={trace_file(settings.data_dir)}",
+        "--trace-config=triton,log-frequency=1",
+        "--trace-config=rate=1",
     ]
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from inference.demo import demo_models
-from tools.bench import report
+from tools.bench import distribution, report
 from tools.bench.cost import cpu_seconds, resident_bytes
 from tools.bench.load import Path as Way
 from tools.bench.load import Sample, StreamSample, streaming, unary
@@ -40,7 +40,7 @@ def main() -> None:
     console = Console(width=180 if not Console().is_terminal else None)
     with tempfile.TemporaryDirectory(prefix="aimesh-bench-") as folder:
         measured = measure(Path(folder), options.rounds, options.seconds, console)
-    for table in report.tables(measured):
+    for table in (*report.tables(measured), distribution.table(measured["distribution"])):
         console.print(table)
     if options.json:
         Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
@@ -62,6 +62,8 @@ def measure(folder: Path, rounds: int, seconds: float, console: Console) -> dict
             samples, streams = _rounds(mesh, static, pids, rounds, seconds, console)
             resident = resident_bytes(pids)
         idle = _idle_cpu(mesh)
+        console.print("distributing a model")
+        spread = [distribution.measure(mesh, folder, *size) for size in distribution.SIZES]
     began = time.monotonic()
     with running(folder / "mesh") as (mesh, up_warm):
         _until_answered(mesh)
@@ -75,6 +77,7 @@ def measure(folder: Path, rounds: int, seconds: float, console: Console) -> dict
             "up, warm": up_warm,
             "up, first token, warm": warm,
         },
+        "distribution": spread,
         "resident_bytes": resident,
         "idle_cpu": idle,
     }

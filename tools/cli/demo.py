@@ -105,8 +105,9 @@ def _ask(mesh: Mesh) -> None:
 
 def _show(mesh: Mesh) -> None:
     from tools.cli.client import run
-    from tools.cli.models_view import list_versions, versions_table
+    from tools.cli.models_view import versions_table
     from tools.cli.output import console
+    from tools.cli.registry import list_versions
     from tools.cli.status_command import get_status
     from tools.cli.status_view import nodes_table, routes_table
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tools.cli.models import Named, split_name
+from tools.cli.models import Named
 from tools.cli.options import Json, StateDir
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def deploy(
 
     Exit code 7 when not all replicas found a place (those that did, serve), 5 when a replica failed to load.
 
+    NAME@ALIAS follows the alias: whenever it is moved (aimesh models alias), so is the deployment.
+
     A split between versions is made with: aimesh routes set
 
     Example: [bold]aimesh deploy smollm2:1.0.0 --replicas 2 --policy chat.toml[/bold]
@@ -44,13 +46,15 @@ def deploy(
     from tools.cli.placement import apply, counted, no_place
     from tools.cli.plain import plain
     from tools.cli.policy_file import read_policy
+    from tools.cli.reference import parse_reference
     from tools.cli.routes import warn
     from tools.cli.target import find_mesh
 
     mesh = find_mesh(state_dir)
-    name, version = split_name(model)
+    named = parse_reference(model)
+    name = named.name
     wanted = read_policy(policy) if policy is not None else None
-    answer = run(apply(mesh, name, version, replicas, wanted))
+    answer = run(apply(mesh, name, named.version, replicas, wanted, named.alias))
     target = answer.status.targets[0]
     if not as_json:
         warn(answer.partial_rules)

@@ -39,6 +39,7 @@ _EXAMPLES: dict[str, Any] = {
     "coordinator.etcd.key": "/etc/aimesh/etcd-client.key",
     "coordinator.auth.key_file": "/etc/aimesh/api-keys.pem",
     "coordinator.auth.ca_key": "/etc/aimesh/ca.key",
+    "coordinator.scorers_dir": "/etc/aimesh/scorers",
     "agent.node_id": "node-1",
     "agent.data_dir": "/var/lib/aimesh/agent",
     "agent.labels": {"zone": "rack-7"},

@@ -21,12 +21,15 @@ from tools.cli import (
     inference,
     install,
     keys,
-    models,
+    models_catalog,
     nodes,
+    prompts,
     roles,
+    rollout,
     routes,
     simulate,
     tokens,
+    trust,
     whoami,
 )
 from tools.cli.output import report_error
@@ -69,10 +72,12 @@ app.add_typer(nodes.app, rich_help_panel="The mesh")
 app.command(rich_help_panel="The mesh")(doctor.doctor)
 app.command(rich_help_panel="The mesh")(demo.demo)
 app.command(rich_help_panel="The mesh")(simulate.simulate)
-app.add_typer(models.app, rich_help_panel="Models")
+app.add_typer(models_catalog.app, rich_help_panel="Models")
+app.add_typer(prompts.app, rich_help_panel="Models")
 app.command(rich_help_panel="Models")(deployments.deploy)
 app.command(rich_help_panel="Models")(deployments.undeploy)
 app.add_typer(routes.app, rich_help_panel="Models")
+app.add_typer(rollout.app, rich_help_panel="Models")
 app.command(rich_help_panel="Ask a model")(inference.infer)
 app.command(rich_help_panel="Ask a model")(inference.chat)
 app.command(rich_help_panel="Ask a model")(inference.embed)
@@ -81,6 +86,7 @@ app.command(rich_help_panel="Who may do what")(enroll.enroll)
 app.add_typer(tokens.app, rich_help_panel="Who may do what")
 app.add_typer(keys.app, rich_help_panel="Who may do what")
 app.command(rich_help_panel="Who may do what")(whoami.whoami)
+app.add_typer(trust.app, rich_help_panel="Who may do what")
 app.add_typer(audit.app, rich_help_panel="Who may do what")
 app.command(rich_help_panel="Long-lived processes")(roles.agent)
 app.command(rich_help_panel="Long-lived processes")(roles.coordinator)

@@ -1,4 +1,4 @@
-"""`aimesh models push | list | show | rm`."""
+"""`aimesh models push | list | show | rm`; more of the group is in models_catalog."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tools.cli.identification import AllowPickle, identify
 from tools.cli.options import Json, StateDir
+from tools.cli.said import Alias, Changelog, Detail, Replaces, Source, Tag
+from tools.cli.vouching import Migrate, MigrateTimeout, SignKey
 
 if TYPE_CHECKING:
     from aimesh.registry.v1 import registry_pb2
@@ -15,8 +18,9 @@ if TYPE_CHECKING:
     from tools.cli.target import Mesh
 
 app = typer.Typer(name="models", help="Record models and look at them.", no_args_is_help=True)
+app.command()(identify)
 
-Named = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="The newest version when none is named.")]
+Named = Annotated[str, typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help="The newest version when none is named.")]
 
 
 @app.command()
@@ -35,22 +39,44 @@ def push(
         typer.Option("--input", metavar="NAME:TYPE:SHAPE", help="An input that the files do not tell: x:FP32:-1x3"),
     ] = None,
     output: Annotated[list[str] | None, typer.Option(metavar="NAME:TYPE:SHAPE", help="The same for an output.")] = None,
+    changelog: Changelog = "",
+    source: Source = "",
+    detail: Detail = None,
+    replaces: Replaces = "",
+    tag: Tag = None,
+    alias: Alias = None,
+    migrate: Migrate = None,
+    migrate_timeout: MigrateTimeout = "5m",
+    sign_key: SignKey = None,
+    allow_pickle: AllowPickle = False,
     as_json: Json = False,
     state_dir: StateDir = None,
 ) -> None:
     """Upload a model and record it as an immutable version. An upload that broke off goes on where it stopped.
 
+    A version that breaks callers of the one that it replaces needs a higher major number.
+
     Example: [bold]aimesh models push SmolLM2.gguf --name smollm2 --version 1.0.0 --param n_ctx=2048[/bold]
     """
     from inference.packaging import package
+    from tools.cli.identification import look_before, tell
     from tools.cli.output import console, print_json
     from tools.cli.plain import plain
+    from tools.cli.said import read_said, record_said
     from tools.cli.target import find_mesh
+    from tools.cli.vouching import sign_package, with_migration
 
+    said = read_said(path, changelog, source, detail, replaces, tag, alias)
     mesh = find_mesh(state_dir)
     parameters = parse_parameters(param or [])
+    identification = look_before(path, allow_pickle=allow_pickle)
     with package(path, name, version, runtime, parameters, input_ or (), output or ()) as packed:
-        recorded = push_with_progress(mesh, packed)
+        tell(packed, identification, allow_pickle=allow_pickle)
+        complete = with_migration(packed, migrate, migrate_timeout)
+        said.tell(packed.version)
+        sign_package(complete, sign_key)
+        recorded = push_with_progress(mesh, complete)
+    record_said(mesh, recorded, said)
     if as_json:
         print_json(plain(recorded))
     else:
@@ -66,9 +92,10 @@ def list_(as_json: Json = False, state_dir: StateDir = None) -> None:
     Example: [bold]aimesh models list[/bold]
     """
     from tools.cli.client import run
-    from tools.cli.models_view import list_versions, versions_table
+    from tools.cli.models_view import versions_table
     from tools.cli.output import console, print_json
     from tools.cli.plain import plain
+    from tools.cli.registry import list_versions
     from tools.cli.target import find_mesh
 
     versions = run(list_versions(find_mesh(state_dir)))
@@ -82,21 +109,25 @@ def list_(as_json: Json = False, state_dir: StateDir = None) -> None:
 
 @app.command()
 def show(model: Named, as_json: Json = False, state_dir: StateDir = None) -> None:
-    """Show one version: what it takes and gives, what it needs, its files.
+    """Show one version: where it comes from, what it takes and gives, what it needs, its files.
 
     Example: [bold]aimesh models show smollm2:1.0.0[/bold]
     """
     from tools.cli.client import run
-    from tools.cli.models_view import get_version, version_tables
+    from tools.cli.models_view import said_of, version_tables
     from tools.cli.output import console, print_json
     from tools.cli.plain import plain
+    from tools.cli.reference import parse_reference, resolve
+    from tools.cli.registry import get_model, get_version
     from tools.cli.target import find_mesh
 
-    version = run(get_version(find_mesh(state_dir), *split_name(model)))
+    mesh = find_mesh(state_dir)
+    version = run(get_version(mesh, *run(resolve(mesh, parse_reference(model)))))
+    held = run(get_model(mesh, version.name))
     if as_json:
-        print_json(plain(version))
+        print_json({**plain(version), **said_of(held, version.version)})
     else:
-        console().print(version_tables(version))
+        console().print(version_tables(version, held))
 
 
 @app.command()
@@ -104,30 +135,22 @@ def rm(
     model: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version to remove.")],
     state_dir: StateDir = None,
 ) -> None:
-    """Remove a version that no deployment uses.
+    """Remove a version that no deployment uses and no alias stands for; a model's or a prompt's.
 
     Example: [bold]aimesh models rm smollm2:1.0.0[/bold]
     """
-    from meshkit.errors import InvalidInputError
     from tools.cli.client import run
-    from tools.cli.models_view import delete_version
     from tools.cli.output import console
+    from tools.cli.reference import exact
+    from tools.cli.registry import delete_version
     from tools.cli.target import find_mesh
 
-    name, version = split_name(model)
-    if not version:
-        raise InvalidInputError(f"{model!r} names no version", hint=f"aimesh models rm {name}:1.0.0")
+    name, version = exact(model, "aimesh models rm smollm2:1.0.0")
     run(delete_version(find_mesh(state_dir), name, version))
     console().print(f"Removed {name}:{version}.")
 
 
-def split_name(text: str) -> tuple[str, str]:
-    """'smollm2:1.0.0' → ('smollm2', '1.0.0'); the version is empty when none is named."""
-    name, _, version = text.partition(":")
-    return name, version
-
-
-def parse_parameters(texts: list[str]) -> dict[str, str]:
+def parse_parameters(texts: list[str], option: str = "--param") -> dict[str, str]:
     """['n_ctx=2048'] → {'n_ctx': '2048'}. Raises InvalidInputError."""
     from meshkit.errors import InvalidInputError
 
@@ -135,9 +158,9 @@ def parse_parameters(texts: list[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise InvalidInputError(f"--param {text!r} is not understood", hint="write --param key=value")
+            raise InvalidInputError(f"{option} {text!r} is not understood", hint=f"write {option} key=value")
         if key in found:
-            raise InvalidInputError(f"--param {key} is given twice")
+            raise InvalidInputError(f"{option} {key} is given twice")
         found[key] = value
     return found
 

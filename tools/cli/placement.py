@@ -17,8 +17,8 @@ from aimesh.routing.v1 import routing_pb2, routing_pb2_grpc
 from meshkit.errors import AimeshError, DeadlineError, ExhaustedError, NotFoundError, PreconditionError
 from meshkit.grpc_errors import from_call
 from tools.cli.client import CALL_TIMEOUT_S, connect
-from tools.cli.models_view import get_version
 from tools.cli.plain import enum_name
+from tools.cli.registry import get_version
 from tools.cli.target import Mesh
 
 SETTLE_S = 2.0
@@ -54,11 +54,15 @@ class Fare:
 
 
 async def apply(
-    mesh: Mesh, name: str, version: str, replicas: int, policy: routing_pb2.RoutePolicy | None = None
+    mesh: Mesh, name: str, version: str, replicas: int, policy: routing_pb2.RoutePolicy | None = None, alias: str = ""
 ) -> routing_pb2.ApplyDeploymentResponse:
-    """Deploys one version (the newest when none is named) alone under its name; without a policy, the route's stays."""
-    version = version or (await get_version(mesh, name, "")).version
-    target = routing_pb2.Target(version=version, replicas=replicas, weight=100)
+    """Deploys one version alone under its name: the one named, what an alias stands for, or the newest.
+
+    Without a policy, the route's stays.
+    """
+    if not alias:
+        version = version or (await get_version(mesh, name, "")).version
+    target = routing_pb2.Target(version=version, alias=alias, replicas=replicas, weight=100)
     async with connect(mesh, "coordinator") as channel:
         routing = routing_pb2_grpc.RoutingServiceStub(channel)
         policy = policy if policy is not None else await _policy(routing, name)

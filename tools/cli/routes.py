@@ -24,7 +24,9 @@ Policy = Annotated[
 ]
 Split = Annotated[
     list[str] | None,
-    typer.Option(metavar="VERSION=WEIGHT", help="A version's share of the requests. Any number; 0 for none."),
+    typer.Option(
+        metavar="VERSION|@ALIAS=WEIGHT", help="A version's share of the requests, or an alias'. Any number; 0 for none."
+    ),
 ]
 
 

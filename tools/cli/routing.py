@@ -57,17 +57,25 @@ async def change_route(
 def split_targets(
     held: Sequence[routing_pb2.Target], split: Mapping[str, int], replicas: int | None
 ) -> list[routing_pb2.Target]:
-    """The targets of a split: replicas as asked, else as a version had, else as many as any had."""
-    had = {target.version: target.replicas for target in held}
-    usual = max(had.values(), default=1)
-    return [
-        routing_pb2.Target(version=version, weight=weight, replicas=replicas or had.get(version, usual))
-        for version, weight in split.items()
-    ]
+    """The targets of a split, each a version or an @alias: replicas as asked, else as it had, else as many as any had.
+
+    A version that is there because of an alias goes on following it.
+    """
+    had = {target.version: target for target in held} | {f"@{target.alias}": target for target in held if target.alias}
+    usual = max((target.replicas for target in held), default=1)
+    targets = []
+    for named, weight in split.items():
+        before = had.get(named, routing_pb2.Target(replicas=usual))
+        alias = named[1:] if named.startswith("@") else before.alias
+        version = "" if named.startswith("@") else named
+        targets.append(
+            routing_pb2.Target(version=version, alias=alias, weight=weight, replicas=replicas or before.replicas)
+        )
+    return targets
 
 
 def parse_split(texts: Sequence[str]) -> dict[str, int]:
-    """['1.0.0=90', '2.0.0=10'] → {'1.0.0': 90, '2.0.0': 10}. Raises InvalidInputError."""
+    """['1.0.0=90', '@next=10'] → {'1.0.0': 90, '@next': 10}. Raises InvalidInputError."""
     found: dict[str, int] = {}
     for text in texts:
         version, equals, weight = text.partition("=")

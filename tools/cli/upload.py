@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import grpc.aio
 
@@ -27,20 +27,35 @@ Advance = Callable[[int], None]
 
 async def push(mesh: Mesh, package: Package, advance: Advance) -> registry_pb2.ModelVersion:
     """Uploads what is missing and records the version; gives it as recorded."""
-    sizes = {file.digest: file.size for file in package.version.files}
     async with connect(mesh, "coordinator") as channel:
         artifacts = artifacts_pb2_grpc.ArtifactsServiceStub(channel)
         for digest, path in package.paths.items():
-            await _send_blob(artifacts, digest, path, sizes[digest], advance)
+            await _send_blob(artifacts, digest, path.open("rb"), advance)
+        for digest, listed in package.lists.items():
+            await _send_blob(artifacts, digest, io.BytesIO(listed), lambda _: None)
         registry = registry_pb2_grpc.RegistryServiceStub(channel)
         request = registry_pb2.CreateVersionRequest(version=package.version)
         return (await registry.CreateVersion(request, timeout=CALL_TIMEOUT_S)).version
 
 
 async def _send_blob(
-    artifacts: artifacts_pb2_grpc.ArtifactsServiceAsyncStub, digest: str, path: Path, size: int, advance: Advance
+    artifacts: artifacts_pb2_grpc.ArtifactsServiceAsyncStub, digest: str, content: BinaryIO, advance: Advance
 ) -> None:
-    """Sends what the coordinator does not hold; once more when it holds other than it said (two pushes at a time)."""
+    """Sends what the coordinator does not hold; once more when it holds other than it said (two pushes at a time).
+
+    Closes the content.
+    """
+    with content:
+        await _send(artifacts, digest, content, content.seek(0, io.SEEK_END), advance)
+
+
+async def _send(
+    artifacts: artifacts_pb2_grpc.ArtifactsServiceAsyncStub,
+    digest: str,
+    content: BinaryIO,
+    size: int,
+    advance: Advance,
+) -> None:
     told = 0
 
     def tell(sent: int) -> None:
@@ -53,7 +68,7 @@ async def _send_blob(
         if held.complete:
             break
         tell(held.received)
-        pieces = upload_pieces(path, digest, held.received, size, tell)
+        pieces = upload_pieces(content, digest, held.received, size, tell)
         try:
             await artifacts.UploadBlob(pieces, timeout=CALL_TIMEOUT_S + size / SLOWEST_BYTES_A_SECOND)
         except grpc.aio.AioRpcError as error:
@@ -66,16 +81,15 @@ async def _send_blob(
 
 
 def upload_pieces(
-    path: Path, digest: str, offset: int, size: int, tell: Callable[[int], None]
+    content: BinaryIO, digest: str, offset: int, size: int, tell: Callable[[int], None]
 ) -> Iterator[artifacts_pb2.UploadBlobRequest]:
     """The messages of one upload: the header with the first piece, then pieces of at most 1 MiB; at least one."""
     request = artifacts_pb2.UploadBlobRequest(digest=digest, offset=offset, size=size)
-    with path.open("rb") as file:
-        file.seek(offset)
-        while True:
-            request.data = file.read(CHUNK_BYTES)
-            yield request
-            tell(file.tell())
-            if file.tell() >= size:
-                return
-            request = artifacts_pb2.UploadBlobRequest()
+    content.seek(offset)
+    while True:
+        request.data = content.read(CHUNK_BYTES)
+        yield request
+        tell(content.tell())
+        if content.tell() >= size:
+            return
+        request = artifacts_pb2.UploadBlobRequest()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tools.local.layout import to_toml
-from tools.systemd.host import ENROLL_PORT, ETCD_PEER_PORT, Host, RoleName
+from tools.systemd.host import AGENT_PORT, ENROLL_PORT, ETCD_PEER_PORT, Host, RoleName
 
 CONFIG_DIR = "/etc/aimesh"
 STATE_DIR = "/var/lib/aimesh"
@@ -52,6 +52,7 @@ def _agent(host: Host) -> dict[str, Any]:
         "data_dir": data_dir("agent"),
         "coordinators": list(host.coordinators),
         "address": host.address,
+        "port": AGENT_PORT,
         "triton": {"listen": host.address, "grpc_port": host.port},
     }
 

@@ -14,6 +14,8 @@ ROLES: tuple[RoleName, ...] = get_args(RoleName)
 ETCD_CLIENT_PORT = 2379
 ETCD_PEER_PORT = 2380
 ENROLL_PORT = 8504
+AGENT_PORT = 8505
+"""Of the agents' own servers, where they fetch from each other."""
 DEFAULT_PORTS: dict[RoleName, int] = {"agent": 8001, "coordinator": 8503, "gateway": 8500, "etcd": ETCD_CLIENT_PORT}
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")

@@ -21,6 +21,7 @@ from aimesh.routing.v1 import routing_pb2
 from meshkit.errors import AimeshError, NotFoundError, PreconditionError
 from meshkit.server import MeshServer
 from meshkit.tls import TlsSettings, server_credentials
+from meshkit.versions import version_digest
 from node_agent.settings import AgentSettings, TritonSettings
 from tests.processes import free_ports
 
@@ -112,9 +113,9 @@ class Blobs(dict[str, bytes]):
         for path, content in (("1/model.py", model), ("config.pbtxt", config)):
             digest, size = self.add(content)
             files.append(registry_pb2.ModelFile(path=path, digest=digest, size=size))
-        return registry_pb2.ModelVersion(
-            name=name, version=version, runtime="python", files=files, self_test=self_test, digest=files[0].digest
-        )
+        made = registry_pb2.ModelVersion(name=name, version=version, runtime="python", files=files, self_test=self_test)
+        made.digest = version_digest(made)
+        return made
 
 
 def countdown(blobs: Blobs, name: str, first: int) -> registry_pb2.ModelVersion:
@@ -166,12 +167,18 @@ class Coordinator(membership_pb2_grpc.MembershipServiceServicer, artifacts_pb2_g
         return [self.address]
 
     async def assign(
-        self, *versions: registry_pb2.ModelVersion, scheduling: Mapping[str, routing_pb2.Scheduling] | None = None
+        self,
+        *versions: registry_pb2.ModelVersion,
+        scheduling: Mapping[str, routing_pb2.Scheduling] | None = None,
+        traced: Mapping[str, int] | None = None,
+        trust: registry_pb2.Trust | None = None,
     ) -> int:
         """Assigns exactly these versions; gives the revision."""
         async with self._changed:
             revision = self.assignments.revision + 1
-            self.assignments = membership_pb2.Assignments(revision=revision, models=versions, scheduling=scheduling)
+            self.assignments = membership_pb2.Assignments(
+                revision=revision, models=versions, scheduling=scheduling, traced=traced, trust=trust
+            )
             self._changed.notify_all()
         return revision
 
@@ -233,13 +240,20 @@ class Coordinator(membership_pb2_grpc.MembershipServiceServicer, artifacts_pb2_g
     ) -> artifacts_pb2.UploadBlobResponse:
         raise PreconditionError("this coordinator takes no blobs")
 
+    async def LocateChunks(  # noqa: N802
+        self, request: artifacts_pb2.LocateChunksRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> artifacts_pb2.LocateChunksResponse:
+        sources = [artifacts_pb2.ChunkSource(chunk=chunk) for chunk in request.wanted]
+        return artifacts_pb2.LocateChunksResponse(sources=sources[: request.most or None])
+
     async def DownloadBlob(  # noqa: N802
         self, request: artifacts_pb2.DownloadBlobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[artifacts_pb2.DownloadBlobResponse]:
         self.downloads.append((request.digest, request.offset))
         if request.digest not in self.blobs:
             raise NotFoundError(f"no blob {request.digest}")
-        data = self.blobs[request.digest][request.offset :]
+        stop = request.offset + request.length if request.length else None
+        data = self.blobs[request.digest][request.offset : stop]
         end = len(data) if self.cut_after is None else min(len(data), self.cut_after)
         for start in range(0, end, 1 << 20):
             yield artifacts_pb2.DownloadBlobResponse(data=data[start : min(end, start + (1 << 20))])

@@ -23,6 +23,8 @@ from aimesh.routing.v1 import routing_pb2
 from coordinator.state import State
 from coordinator.xds.bootstrap import client_bootstrap
 from coordinator.xds.compile import compile_snapshot
+from coordinator.xds.loads import SERVICE_NAME as LRS
+from coordinator.xds.loads import GatewayLoads
 from coordinator.xds.server import SERVICE_NAME, XdsServer
 from meshkit.auth import AuthInterceptor, identify
 from meshkit.process import ProcessId, end_group
@@ -45,6 +47,7 @@ class Coordinator:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self.xds = XdsServer()
+        self.loads = GatewayLoads()
         self._server = self._run(self._start(port))
         self.address = f"127.0.0.1:{self._server.port}"
 
@@ -62,9 +65,18 @@ class Coordinator:
 
         return self._run(clients())
 
+    def call(self, what: Callable[..., Result], *args: object) -> Result:
+        """Calls a function on the server's thread, to which all its parts belong."""
+
+        async def call() -> Result:
+            return what(*args)
+
+        return self._run(call())
+
     def stop(self) -> None:
         async def stop() -> None:
             self.xds.close()
+            self.loads.close()
             await self._server.stop(1)
 
         self._run(stop())
@@ -75,8 +87,9 @@ class Coordinator:
     async def _start(self, port: int) -> MeshServer:
         guards = [AuthInterceptor(functools.partial(identify, tls=True, check_key=None))] if self._tls.on else []
         credentials = server_credentials(self._tls)
-        server = MeshServer(f"127.0.0.1:{port}", [SERVICE_NAME], credentials=credentials, interceptors=guards)
+        server = MeshServer(f"127.0.0.1:{port}", [SERVICE_NAME, LRS], credentials=credentials, interceptors=guards)
         self.xds.add_to(server.grpc)
+        self.loads.add_to(server.grpc)
         await server.start()
         return server
 

@@ -246,6 +246,22 @@ def test_a_mirror_gets_copies_and_answers_nobody(stage: Stage) -> None:
         harness.eventually(lambda: copied() == before + 5, "five copies arrived")
 
 
+def test_a_shadow_version_gets_copies_and_answers_nobody(stage: Stage) -> None:
+    policy = POLICY(mirror=routing_pb2.Mirror(version="2.0.0", percent=100))
+    stage.publish(stage.nodes("1.0.0", "2.0.0"), addone(policy, v1=100, v2=0))
+    with triton_client(stage.mesh.gateway) as client:
+        then = counts(stage)
+        for _ in range(5):
+            infer(client)
+        # Triton counts an answer some time after it gave it, also those of tests before.
+        harness.eventually(
+            lambda: all(now - was >= 5 for now, was in zip(counts(stage), then, strict=True)), "each has five more"
+        )
+        with stage.paused(1):  # the shadow hangs: who asks is answered all the same
+            answers = [infer(client, client_timeout=5).as_numpy("OUTPUT0").tolist() for _ in range(5)]
+    assert answers == [[1]] * 5
+
+
 def test_a_match_decides_before_weights_and_is_passed_over_while_its_version_is_not_ready(
     stage: Stage, target: str
 ) -> None:

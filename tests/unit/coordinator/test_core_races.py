@@ -267,7 +267,7 @@ async def test_a_blob_that_a_new_version_takes_over_is_kept(tmp_path: Path, monk
     mirror = Mirror(memory)
     mirror._publish(State(revision=1, versions={("m", "1.0.0"): old}))
     made: Any = None
-    forgetting = asyncio.create_task(ArtifactsService(blobs, made).forget_unused(mirror))
+    forgetting = asyncio.create_task(ArtifactsService(blobs, made, made).forget_unused(mirror))
     await settled()
     mirror._publish(State(revision=2))
     await settled()

@@ -60,6 +60,10 @@ class Driver:
         assert (error_type, counter_type) == (pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC)
         return 3
 
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> Any:
+        self._check("processes", handle)
+        return [SimpleNamespace(pid=7, usedGpuMemory=100), SimpleNamespace(pid=8 + handle, usedGpuMemory=None)]
+
 
 def _reader(driver: Driver, *, present: bool = True) -> GpuReader:
     return GpuReader(driver, lambda: present)
@@ -119,3 +123,10 @@ def test_a_driver_that_comes_back_is_found() -> None:
 def test_the_real_library_is_safe_to_ask() -> None:
     inventory = GpuReader().inventory()
     assert all(gpu.memory_bytes > 0 for gpu in inventory.gpus)
+
+
+def test_memory_by_process_is_summed_over_the_gpus_that_tell() -> None:
+    assert _reader(Driver(2)).by_process() == {7: 200, 8: 0, 9: 0}
+    failing = {("processes", 0): pynvml.NVML_ERROR_NOT_SUPPORTED, ("handle", 1): pynvml.NVML_ERROR_GPU_IS_LOST}
+    assert _reader(Driver(3, failing)).by_process() == {7: 100, 10: 0}
+    assert _reader(Driver(1, {"init": pynvml.NVML_ERROR_LIBRARY_NOT_FOUND})).by_process() == {}

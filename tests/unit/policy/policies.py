@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf import duration_pb2
 from hypothesis import strategies as st
 
@@ -35,8 +37,10 @@ _retries = st.one_of(
 
 
 @st.composite
-def policies(draw: st.DrawFn, versions: list[str], others: list[str]) -> routing_pb2.RoutePolicy:
-    """Policies of a deployment with these versions among these other deployments."""
+def policies(
+    draw: st.DrawFn, versions: list[str], others: list[str], silent: Sequence[str] = ()
+) -> routing_pb2.RoutePolicy:
+    """Policies of a deployment with these versions, of which `silent` have no weight, among these other deployments."""
     policy = routing_pb2.RoutePolicy(balancer=draw(_balancers), retry=draw(_retries))
     for value in draw(st.lists(st.sampled_from(["acme", "umbrella corp", "100%"]), unique=True)):
         policy.matches.add(header="x-tenant", value=value, version=draw(st.sampled_from(versions)))
@@ -58,4 +62,7 @@ def policies(draw: st.DrawFn, versions: list[str], others: list[str]) -> routing
             percent = draw(st.floats(0.0001, 100))
             policy.mirror.CopyFrom(routing_pb2.Mirror(deployment=draw(st.sampled_from(others)), percent=percent))
         policy.fallbacks.extend(draw(st.lists(st.sampled_from(others), max_size=3, unique=True)))
+    shadow = draw(st.sampled_from(["", *silent]))
+    if shadow:
+        policy.mirror.CopyFrom(routing_pb2.Mirror(version=shadow, percent=100))
     return policy

@@ -65,6 +65,13 @@ REFUSED = [
     ({"mirror": {"deployment": "other", "percent": 0.00001}}, "percent of 1e-05 is not possible"),
     ({"mirror": {"deployment": "other", "percent": 100.1}}, "percent of 100.1 is not possible"),
     ({"mirror": {"deployment": "other", "percent": "NaN"}}, "percent of nan is not possible"),
+    ({"mirror": {"percent": 1}}, "policy.mirror names nobody"),
+    (
+        {"mirror": {"deployment": "other", "version": "2.0.0", "percent": 1}},
+        "names both deployment 'other' and",
+    ),
+    ({"mirror": {"version": "3.0.0", "percent": 1}}, "policy.mirror.version '3.0.0' is not deployed"),
+    ({"mirror": {"version": "1.0.0", "percent": 1}}, "policy.mirror.version '1.0.0' has weight 1"),
     ({"fallbacks": ["chat"]}, "names itself"),
     ({"fallbacks": ["a", "a"]}, "names a deployment twice"),
     ({"fallbacks": ["a", "b", "c", "d"]}, "names 4 deployments"),
@@ -90,6 +97,15 @@ def test_weights_that_sum_to_zero_are_refused() -> None:
         target.weight = 0
     with pytest.raises(InvalidInputError, match="sum to zero"):
         check_deployment(wanted)
+
+
+def test_a_version_without_weight_may_get_copies() -> None:
+    wanted = deployment(mirror={"version": "2.0.0", "percent": 100})
+    wanted.targets[1].weight = 0
+    check_deployment(wanted)
+    check_references(wanted, {})
+    check_signatures({}, wanted, {})
+    assert reached(wanted, {}) == set()
 
 
 @settings(max_examples=100, deadline=None)

@@ -30,7 +30,8 @@ def with_policies(draw: st.DrawFn) -> State:
     state = draw(states())
     for name, deployment in state.deployments.items():
         others = sorted(state.deployments.keys() - {name})
-        deployment.policy.CopyFrom(draw(policies([target.version for target in deployment.targets], others)))
+        silent = [target.version for target in deployment.targets if not target.weight]
+        deployment.policy.CopyFrom(draw(policies([target.version for target in deployment.targets], others, silent)))
     return state
 
 
@@ -125,6 +126,21 @@ def test_shares_endpoints_and_times_are_those_of_the_routes() -> None:
     assert (found.gateway.timeout.seconds, found.programs.timeout.seconds) == (2, 4)
     assert found.gateway.hedge_delay.nanos == 100_000_000
     assert found.gateway.retries == 2
+
+
+def test_copies_for_another_version_go_to_it_and_not_of_what_is_sent_there_already() -> None:
+    match = {"header": "x-tenant", "value": "acme", "version": "2.0.0"}
+    state = state_of({"mirror": {"version": "2.0.0", "percent": 50}, "matches": [match]}, "n1", "n2")
+    state.deployments["chat"].targets[1].weight = 0
+    (rule,) = (each for each in partial(state.deployments["chat"]) if each.rule.startswith("mirror"))
+    assert rule.gateway == "50 % of the requests are copied to version 2.0.0; its answers are dropped"
+    found = ways(state)
+    assert [(each.version, each.percent) for each in found.gateway.shares] == [("1.0.0", 100)]
+    assert [(each.deployment, each.version, each.percent) for each in found.gateway.copies] == [("chat", "2.0.0", 50)]
+    assert not found.programs.copies
+    assert not ways(state, x_tenant="acme").gateway.copies
+    state.nodes["n2"].report.models[0].state = membership_pb2.MODEL_STATE_LOADING
+    assert not ways(dataclasses.replace(state)).gateway.copies
 
 
 def test_a_fallback_is_named_for_the_gateway_and_a_refusal_for_programs() -> None:

@@ -52,6 +52,7 @@ def test_an_agent_listens_where_clients_look_for_it() -> None:
     table = tomllib.loads(config_text(AGENT))["agent"]
     assert (table["node_id"], table["coordinators"]) == ("gpu-1", ["10.0.0.1:8503", "[fd00::2]:8503"])
     assert (table["address"], table["triton"]["listen"]) == ("10.0.0.11", "10.0.0.11")
+    assert table["port"] == 8505, "one that a firewall can be told of"
 
 
 def test_a_coordinator_shows_etcd_a_certificate_of_etcds_own_authority() -> None:

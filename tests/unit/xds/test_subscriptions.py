@@ -6,6 +6,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.rpc import status_pb2
 
 from coordinator.xds.client_routes import absent_listener
+from coordinator.xds.clusters import no_endpoints
 from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, Snapshot
 from coordinator.xds.subscriptions import Response, StreamState
 
@@ -173,6 +174,57 @@ def test_a_cluster_goes_only_after_the_routes_that_pointed_at_it() -> None:
     clusters = send(stream, after)
     assert (clusters.type_url, clusters.resources) == (CDS, (b"X",))
     assert not stream.held_back(after)
+
+
+def test_the_last_endpoint_goes_only_after_the_routes_that_led_to_it() -> None:
+    stream, empty = StreamState(), no_endpoints("y").decode()
+    before = snapshot("1", cds={"x": "X", "y": "Y"}, eds={"x": "1", "y": "2"}, rds={"r": "to x and y"})
+    _connect_envoy(stream, before)
+    after = snapshot("2", cds={"x": "X", "y": "Y"}, eds={"x": "1 and 3", "y": empty}, rds={"r": "to x"})
+    endpoints = send(stream, after)
+    assert (endpoints.type_url, endpoints.resources) == (EDS, (b"1 and 3",)), "what is added goes first"
+    answer(stream, endpoints, "x", "y")
+    routes = send(stream, after)
+    assert routes.type_url == RDS
+    assert stream.next_response(after) is None
+    assert stream.held_back(after)
+    answer(stream, routes, "r")
+    assert send(stream, after).resources == (no_endpoints("y"),)
+    assert not stream.held_back(after)
+
+
+def test_the_last_endpoint_goes_at_once_where_no_routes_are_to_come() -> None:
+    empty = no_endpoints("y").decode()
+    before = snapshot("1", cds={"x": "X", "y": "Y"}, eds={"x": "1", "y": "2"}, rds={"r": "to x and y"})
+    same = snapshot("2", cds={"x": "X", "y": "Y"}, eds={"x": "1", "y": empty}, rds={"r": "to x and y"})
+    other = snapshot("2", cds={"x": "X", "y": "Y"}, eds={"x": "1", "y": empty}, rds={"r": "to x"})
+    stream = StreamState()
+    _connect_envoy(stream, before)
+    assert send(stream, same).type_url == EDS, "the routes stay"
+    stream = StreamState()
+    _connect_envoy(stream, before)
+    routes = send(stream, other)
+    unanswered = stream.next_response(other, patient=False)
+    assert unanswered is not None
+    assert unanswered.type_url == EDS, "the client takes too long"
+    stream = StreamState()
+    _connect_envoy(stream, before)
+    routes = send(stream, other)
+    answer(stream, routes, "r", nack="bad")
+    assert send(stream, other).type_url == EDS, "the client refused them"
+
+
+def test_a_cluster_that_is_gone_keeps_its_endpoints_until_the_routes_are_taken() -> None:
+    stream = StreamState()
+    _connect_envoy(stream, snapshot("1", cds={"x": "X", "y": "Y"}, eds={"x": "1", "y": "2"}, rds={"r": "to x and y"}))
+    after = snapshot("2", cds={"x": "X"}, eds={"x": "3"}, rds={"r": "to x"})
+    endpoints = send(stream, after)
+    assert (endpoints.type_url, endpoints.resources) == (EDS, (b"3",)), "nothing is said of y"
+    answer(stream, endpoints, "x", "y")
+    routes = send(stream, after)
+    assert routes.type_url == RDS
+    answer(stream, routes, "r")
+    assert send(stream, after).resources == (b"X",)
 
 
 def _connect_envoy(stream: StreamState, now: Snapshot) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from aimesh.identity.v1 import scope_pb2 as aimesh_dot_identity_dot_v1_dot_scope__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aimesh/artifacts/v1/artifacts.proto\x12\x13\x61imesh.artifacts.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\"!\n\x0fStatBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"6\n\x10StatBlobResponse\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x10\n\x08received\x18\x02 \x01(\x04\"O\n\x11UploadBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x14\n\x12UploadBlobResponse\"H\n\x13\x44ownloadBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\theld_here\x18\x03 \x01(\x08\"$\n\x14\x44ownloadBlobResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xcb\x02\n\x10\x41rtifactsService\x12_\n\x08StatBlob\x12$.aimesh.artifacts.v1.StatBlobRequest\x1a%.aimesh.artifacts.v1.StatBlobResponse\"\x06\x8a\xc9\x18\x02\x05\x03\x12\x66\n\nUploadBlob\x12&.aimesh.artifacts.v1.UploadBlobRequest\x1a\'.aimesh.artifacts.v1.UploadBlobResponse\"\x05\x8a\xc9\x18\x01\x03(\x01\x12n\n\x0c\x44ownloadBlob\x12(.aimesh.artifacts.v1.DownloadBlobRequest\x1a).aimesh.artifacts.v1.DownloadBlobResponse\"\x07\x8a\xc9\x18\x03\x05\x06\x03\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aimesh/artifacts/v1/artifacts.proto\x12\x13\x61imesh.artifacts.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\"!\n\x0fStatBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"6\n\x10StatBlobResponse\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x10\n\x08received\x18\x02 \x01(\x04\"O\n\x11UploadBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x14\n\x12UploadBlobResponse\"X\n\x13\x44ownloadBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\theld_here\x18\x03 \x01(\x08\x12\x0e\n\x06length\x18\x04 \x01(\x04\"$\n\x14\x44ownloadBlobResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x80\x01\n\x13LocateChunksRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0e\n\x06wanted\x18\x03 \x03(\r\x12\x0c\n\x04held\x18\x04 \x03(\r\x12\r\n\x05\x61void\x18\x05 \x03(\t\x12\r\n\x05total\x18\x06 \x01(\r\x12\x0c\n\x04most\x18\x07 \x01(\r\"Y\n\x14LocateChunksResponse\x12\x31\n\x07sources\x18\x01 \x03(\x0b\x32 .aimesh.artifacts.v1.ChunkSource\x12\x0e\n\x06others\x18\x02 \x03(\t\"-\n\x0b\x43hunkSource\x12\r\n\x05\x63hunk\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t2\xb7\x03\n\x10\x41rtifactsService\x12_\n\x08StatBlob\x12$.aimesh.artifacts.v1.StatBlobRequest\x1a%.aimesh.artifacts.v1.StatBlobResponse\"\x06\x8a\xc9\x18\x02\x05\x03\x12\x66\n\nUploadBlob\x12&.aimesh.artifacts.v1.UploadBlobRequest\x1a\'.aimesh.artifacts.v1.UploadBlobResponse\"\x05\x8a\xc9\x18\x01\x03(\x01\x12n\n\x0c\x44ownloadBlob\x12(.aimesh.artifacts.v1.DownloadBlobRequest\x1a).aimesh.artifacts.v1.DownloadBlobResponse\"\x07\x8a\xc9\x18\x03\x05\x06\x03\x30\x01\x12j\n\x0cLocateChunks\x12(.aimesh.artifacts.v1.LocateChunksRequest\x1a).aimesh.artifacts.v1.LocateChunksResponse\"\x05\x8a\xc9\x18\x01\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ARTIFACTSSERVICE'].methods_by_name['UploadBlob']._serialized_options = b'\212\311\030\001\003'
   _globals['_ARTIFACTSSERVICE'].methods_by_name['DownloadBlob']._loaded_options = None
   _globals['_ARTIFACTSSERVICE'].methods_by_name['DownloadBlob']._serialized_options = b'\212\311\030\003\005\006\003'
+  _globals['_ARTIFACTSSERVICE'].methods_by_name['LocateChunks']._loaded_options = None
+  _globals['_ARTIFACTSSERVICE'].methods_by_name['LocateChunks']._serialized_options = b'\212\311\030\001\005'
   _globals['_STATBLOBREQUEST']._serialized_start=92
   _globals['_STATBLOBREQUEST']._serialized_end=125
   _globals['_STATBLOBRESPONSE']._serialized_start=127
@@ -47,9 +49,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADBLOBRESPONSE']._serialized_start=264
   _globals['_UPLOADBLOBRESPONSE']._serialized_end=284
   _globals['_DOWNLOADBLOBREQUEST']._serialized_start=286
-  _globals['_DOWNLOADBLOBREQUEST']._serialized_end=358
-  _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=360
-  _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=396
-  _globals['_ARTIFACTSSERVICE']._serialized_start=399
-  _globals['_ARTIFACTSSERVICE']._serialized_end=730
+  _globals['_DOWNLOADBLOBREQUEST']._serialized_end=374
+  _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=376
+  _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=412
+  _globals['_LOCATECHUNKSREQUEST']._serialized_start=415
+  _globals['_LOCATECHUNKSREQUEST']._serialized_end=543
+  _globals['_LOCATECHUNKSRESPONSE']._serialized_start=545
+  _globals['_LOCATECHUNKSRESPONSE']._serialized_end=634
+  _globals['_CHUNKSOURCE']._serialized_start=636
+  _globals['_CHUNKSOURCE']._serialized_end=681
+  _globals['_ARTIFACTSSERVICE']._serialized_start=684
+  _globals['_ARTIFACTSSERVICE']._serialized_end=1123
 # @@protoc_insertion_point(module_scope)

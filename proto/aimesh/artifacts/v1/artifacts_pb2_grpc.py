@@ -50,6 +50,11 @@ class ArtifactsServiceStub:
                 request_serializer=aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadBlobRequest.SerializeToString,
                 response_deserializer=aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadBlobResponse.FromString,
                 _registered_method=True)
+        self.LocateChunks = channel.unary_unary(
+                '/aimesh.artifacts.v1.ArtifactsService/LocateChunks',
+                request_serializer=aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.LocateChunksRequest.SerializeToString,
+                response_deserializer=aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.LocateChunksResponse.FromString,
+                _registered_method=True)
 
 
 class ArtifactsServiceServicer:
@@ -73,8 +78,17 @@ class ArtifactsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadBlob(self, request, context):
-        """Sends a blob from an offset in chunks of at most 1 MiB, from another coordinator's disk when it is not on this one's.
-        NOT_FOUND when no coordinator that answers holds it whole.
+        """Sends a blob from an offset in pieces of at most 1 MiB, from another coordinator's disk when it is not on this one's.
+        NOT_FOUND when no coordinator that answers holds it whole; from an agent, when it does not hold all of the range,
+        each chunk of it verified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LocateChunks(self, request, context):
+        """Where to fetch chunks of a blob from, so that each leaves the coordinators about once however many agents want it.
+        Only coordinators answer; agents say UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +111,11 @@ def add_ArtifactsServiceServicer_to_server(servicer, server):
                     servicer.DownloadBlob,
                     request_deserializer=aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadBlobRequest.FromString,
                     response_serializer=aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadBlobResponse.SerializeToString,
+            ),
+            'LocateChunks': grpc.unary_unary_rpc_method_handler(
+                    servicer.LocateChunks,
+                    request_deserializer=aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.LocateChunksRequest.FromString,
+                    response_serializer=aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.LocateChunksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +200,33 @@ class ArtifactsService:
             '/aimesh.artifacts.v1.ArtifactsService/DownloadBlob',
             aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadBlobRequest.SerializeToString,
             aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LocateChunks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.artifacts.v1.ArtifactsService/LocateChunks',
+            aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.LocateChunksRequest.SerializeToString,
+            aimesh_dot_artifacts_dot_v1_dot_artifacts__pb2.LocateChunksResponse.FromString,
             options,
             channel_credentials,
             insecure,

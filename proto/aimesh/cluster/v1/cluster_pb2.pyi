@@ -493,3 +493,168 @@ class ListLoadsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListLoadsResponse: _TypeAlias = ListLoadsResponse  # noqa: Y015
+
+@_typing.final
+class ListUnacknowledgedRequest(_message.Message):
+    """Asks who has not acknowledged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The deployment."""
+    revision: _builtins.int
+    """etcd revision; a later configuration serves as well."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnacknowledgedRequest: _TypeAlias = ListUnacknowledgedRequest  # noqa: Y015
+
+@_typing.final
+class ListUnacknowledgedResponse(_message.Message):
+    """Answers ListUnacknowledged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unacknowledged]:
+        """In the order in which the clients came; empty when all have acknowledged."""
+
+    def __init__(
+        self,
+        *,
+        clients: _abc.Iterable[Global___Unacknowledged] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnacknowledgedResponse: _TypeAlias = ListUnacknowledgedResponse  # noqa: Y015
+
+@_typing.final
+class Unacknowledged(_message.Message):
+    """A client that may not have a configuration yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    USER_AGENT_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    """Its node id and stream, as in XdsClient; empty for the coordinator itself, which then concerns all its clients."""
+    user_agent: _builtins.str
+    """What it calls itself."""
+    type: _builtins.str
+    """lds, rds, cds or eds; empty for the coordinator itself."""
+    why: _builtins.str
+    """Not sent yet, sent and not acknowledged, or why it was refused; for people."""
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        user_agent: _builtins.str = ...,
+        type: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "type", b"type", "user_agent", b"user_agent", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unacknowledged: _TypeAlias = Unacknowledged  # noqa: Y015
+
+@_typing.final
+class ListGatewayCountsRequest(_message.Message):
+    """Asks for counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGatewayCountsRequest: _TypeAlias = ListGatewayCountsRequest  # noqa: Y015
+
+@_typing.final
+class ListGatewayCountsResponse(_message.Message):
+    """Answers ListGatewayCounts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GatewayCount]:
+        """One entry a version, by name, then version."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___GatewayCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGatewayCountsResponse: _TypeAlias = ListGatewayCountsResponse  # noqa: Y015
+
+@_typing.final
+class GatewayCount(_message.Message):
+    """What gateways sent to one version, copies and tries included, since the coordinator began to ask them. Only differences
+    between two answers mean something.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The deployment."""
+    version: _builtins.str
+    """The version."""
+    requests: _builtins.int
+    """Requests that ended, one way or the other. Those that were given up before are not among them: the caller went away,
+    its deadline or the policy's timeout passed, or another copy won.
+    """
+    errors: _builtins.int
+    """Of these, the failed: HTTP 5xx; gRPC codes UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, UNIMPLEMENTED and
+    DATA_LOSS; connections that broke or could not be made.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        errors: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "name", b"name", "requests", b"requests", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GatewayCount: _TypeAlias = GatewayCount  # noqa: Y015

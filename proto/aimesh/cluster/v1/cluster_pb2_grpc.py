@@ -65,6 +65,16 @@ class ClusterServiceStub:
                 request_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsRequest.SerializeToString,
                 response_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsResponse.FromString,
                 _registered_method=True)
+        self.ListUnacknowledged = channel.unary_unary(
+                '/aimesh.cluster.v1.ClusterService/ListUnacknowledged',
+                request_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListUnacknowledgedRequest.SerializeToString,
+                response_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListUnacknowledgedResponse.FromString,
+                _registered_method=True)
+        self.ListGatewayCounts = channel.unary_unary(
+                '/aimesh.cluster.v1.ClusterService/ListGatewayCounts',
+                request_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListGatewayCountsRequest.SerializeToString,
+                response_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListGatewayCountsResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
@@ -115,6 +125,22 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUnacknowledged(self, request, context):
+        """Clients of this coordinator that may not yet have the configuration of a deployment as it was at an etcd revision:
+        its listener, routes, clusters and endpoints, as far as they watch them. A client that is gone is not among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGatewayCounts(self, request, context):
+        """What the gateways that report to this coordinator counted, of the deployments that have a rollout: what coordinators
+        ask each other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -147,6 +173,16 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ListLoads,
                     request_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsRequest.FromString,
                     response_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsResponse.SerializeToString,
+            ),
+            'ListUnacknowledged': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnacknowledged,
+                    request_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListUnacknowledgedRequest.FromString,
+                    response_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListUnacknowledgedResponse.SerializeToString,
+            ),
+            'ListGatewayCounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGatewayCounts,
+                    request_deserializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListGatewayCountsRequest.FromString,
+                    response_serializer=aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListGatewayCountsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -312,6 +348,60 @@ class ClusterService:
             '/aimesh.cluster.v1.ClusterService/ListLoads',
             aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsRequest.SerializeToString,
             aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListLoadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnacknowledged(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.cluster.v1.ClusterService/ListUnacknowledged',
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListUnacknowledgedRequest.SerializeToString,
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListUnacknowledgedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGatewayCounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.cluster.v1.ClusterService/ListGatewayCounts',
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListGatewayCountsRequest.SerializeToString,
+            aimesh_dot_cluster_dot_v1_dot_cluster__pb2.ListGatewayCountsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,14 @@ class ClusterServiceStub:
     """
     ListLoads: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListLoadsRequest, _cluster_pb2.ListLoadsResponse]
     """The loads of the nodes whose sessions this coordinator holds: what coordinators ask each other."""
+    ListUnacknowledged: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListUnacknowledgedRequest, _cluster_pb2.ListUnacknowledgedResponse]
+    """Clients of this coordinator that may not yet have the configuration of a deployment as it was at an etcd revision:
+    its listener, routes, clusters and endpoints, as far as they watch them. A client that is gone is not among them.
+    """
+    ListGatewayCounts: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListGatewayCountsRequest, _cluster_pb2.ListGatewayCountsResponse]
+    """What the gateways that report to this coordinator counted, of the deployments that have a rollout: what coordinators
+    ask each other.
+    """
 
 @_typing.type_check_only
 class ClusterServiceAsyncStub(ClusterServiceStub):
@@ -71,6 +79,14 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     """
     ListLoads: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListLoadsRequest, _cluster_pb2.ListLoadsResponse]  # type: ignore[assignment]
     """The loads of the nodes whose sessions this coordinator holds: what coordinators ask each other."""
+    ListUnacknowledged: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListUnacknowledgedRequest, _cluster_pb2.ListUnacknowledgedResponse]  # type: ignore[assignment]
+    """Clients of this coordinator that may not yet have the configuration of a deployment as it was at an etcd revision:
+    its listener, routes, clusters and endpoints, as far as they watch them. A client that is gone is not among them.
+    """
+    ListGatewayCounts: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListGatewayCountsRequest, _cluster_pb2.ListGatewayCountsResponse]  # type: ignore[assignment]
+    """What the gateways that report to this coordinator counted, of the deployments that have a rollout: what coordinators
+    ask each other.
+    """
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Says what the mesh is doing."""
@@ -126,5 +142,25 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ListLoadsResponse, _abc.Awaitable[_cluster_pb2.ListLoadsResponse]]:
         """The loads of the nodes whose sessions this coordinator holds: what coordinators ask each other."""
+
+    @_abc_1.abstractmethod
+    def ListUnacknowledged(
+        self,
+        request: _cluster_pb2.ListUnacknowledgedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ListUnacknowledgedResponse, _abc.Awaitable[_cluster_pb2.ListUnacknowledgedResponse]]:
+        """Clients of this coordinator that may not yet have the configuration of a deployment as it was at an etcd revision:
+        its listener, routes, clusters and endpoints, as far as they watch them. A client that is gone is not among them.
+        """
+
+    @_abc_1.abstractmethod
+    def ListGatewayCounts(
+        self,
+        request: _cluster_pb2.ListGatewayCountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ListGatewayCountsResponse, _abc.Awaitable[_cluster_pb2.ListGatewayCountsResponse]]:
+        """What the gateways that report to this coordinator counted, of the deployments that have a rollout: what coordinators
+        ask each other.
+        """
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

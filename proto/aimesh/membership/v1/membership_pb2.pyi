@@ -260,6 +260,26 @@ class Hello(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class RuntimesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NODE_ID_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
@@ -268,6 +288,8 @@ class Hello(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    RUNTIMES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node's id: [a-z0-9][a-z0-9-]{0,62}, unique in the mesh."""
     instance_id: _builtins.str
@@ -278,6 +300,8 @@ class Hello(_message.Message):
     """IP address at which clients reach this node's Triton; a host name is refused, since xDS endpoints carry none."""
     pid: _builtins.int
     """The agent's process id, for status."""
+    port: _builtins.int
+    """Port of the agent's own gRPC server, where other agents fetch chunks over aimesh.artifacts.v1; 0 for none."""
     @_builtins.property
     def capacity(self) -> Global___Capacity:
         """What the node has."""
@@ -290,6 +314,12 @@ class Hello(_message.Message):
     def report(self) -> Global___ModelReport:
         """What runs there at this moment."""
 
+    @_builtins.property
+    def runtimes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Version of the library that each runtime stands on, by runtime; one that is not there cannot be run. Empty for an
+        agent that does not say: it is given everything.
+        """
+
     def __init__(
         self,
         *,
@@ -301,10 +331,12 @@ class Hello(_message.Message):
         capacity: Global___Capacity | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         report: Global___ModelReport | None = ...,
+        port: _builtins.int = ...,
+        runtimes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "capacity", b"capacity", "instance_id", b"instance_id", "labels", b"labels", "node_id", b"node_id", "pid", b"pid", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "capacity", b"capacity", "instance_id", b"instance_id", "labels", b"labels", "node_id", b"node_id", "pid", b"pid", "port", b"port", "report", b"report", "runtimes", b"runtimes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,12 +468,36 @@ class ModelLoad(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LatencyBucketsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     SUCCESSES_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     SUCCESS_NS_FIELD_NUMBER: _builtins.int
     QUEUE_NS_FIELD_NUMBER: _builtins.int
+    LATENCY_BUCKETS_FIELD_NUMBER: _builtins.int
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The model."""
     version: _builtins.str
@@ -454,6 +510,18 @@ class ModelLoad(_message.Message):
     """Time that answered requests spent in Triton, in nanoseconds, summed."""
     queue_ns: _builtins.int
     """Time that requests waited in Triton's queue, in nanoseconds, summed."""
+    responses: _builtins.int
+    """Responses of decoupled models, the empty last ones not counted: tokens, for a language model."""
+    resident_bytes: _builtins.int
+    """Host memory of the processes that are this model's alone, in bytes; 0 for models inside Triton's own process."""
+    gpu_memory_bytes: _builtins.int
+    """GPU memory of those processes in bytes."""
+    @_builtins.property
+    def latency_buckets(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Requests by how long they took in Triton, queue included, of those that were sampled since the model was first
+        traced: bucket i counts the times from 2^(i/8) to 2^((i+1)/8) microseconds. Only of models that are traced.
+        """
+
     def __init__(
         self,
         *,
@@ -463,10 +531,14 @@ class ModelLoad(_message.Message):
         failures: _builtins.int = ...,
         success_ns: _builtins.int = ...,
         queue_ns: _builtins.int = ...,
+        latency_buckets: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        responses: _builtins.int = ...,
+        resident_bytes: _builtins.int = ...,
+        gpu_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "name", b"name", "queue_ns", b"queue_ns", "success_ns", b"success_ns", "successes", b"successes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "gpu_memory_bytes", b"gpu_memory_bytes", "latency_buckets", b"latency_buckets", "name", b"name", "queue_ns", b"queue_ns", "resident_bytes", b"resident_bytes", "responses", b"responses", "success_ns", b"success_ns", "successes", b"successes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -632,6 +704,9 @@ class ModelStatus(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     BYTES_DONE_FIELD_NUMBER: _builtins.int
     BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    MEASURED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MEASURED_GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LOAD_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The model."""
     version: _builtins.str
@@ -644,6 +719,14 @@ class ModelStatus(_message.Message):
     """Bytes fetched so far, while FETCHING."""
     bytes_total: _builtins.int
     """Bytes to fetch in all, while FETCHING."""
+    measured_memory_bytes: _builtins.int
+    """What loading it took of the host's memory, in bytes; 0 while it is not known."""
+    measured_gpu_memory_bytes: _builtins.int
+    """The same of GPU memory."""
+    @_builtins.property
+    def load_time(self) -> _duration_pb2.Duration:
+        """How long Triton took to load it."""
+
     def __init__(
         self,
         *,
@@ -653,10 +736,13 @@ class ModelStatus(_message.Message):
         message: _builtins.str = ...,
         bytes_done: _builtins.int = ...,
         bytes_total: _builtins.int = ...,
+        measured_memory_bytes: _builtins.int = ...,
+        measured_gpu_memory_bytes: _builtins.int = ...,
+        load_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "message", b"message", "name", b"name", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "load_time", b"load_time", "measured_gpu_memory_bytes", b"measured_gpu_memory_bytes", "measured_memory_bytes", b"measured_memory_bytes", "message", b"message", "name", b"name", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -745,9 +831,31 @@ class Assignments(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TracedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REVISION_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     SCHEDULING_FIELD_NUMBER: _builtins.int
+    TRACED_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """etcd revision of the decision; reports answer to it."""
     @_builtins.property
@@ -760,16 +868,26 @@ class Assignments(_message.Message):
         anew.
         """
 
+    @_builtins.property
+    def traced(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Models whose requests are to be traced, every how many-th by name: what a rollout is judged on. Others are not."""
+
+    @_builtins.property
+    def trust(self) -> _registry_pb2.Trust:
+        """Whose signatures count: a version that fails them is not loaded."""
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         models: _abc.Iterable[_registry_pb2.ModelVersion] | None = ...,
         scheduling: _abc.Mapping[_builtins.str, _routing_pb2.Scheduling] | None = ...,
+        traced: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        trust: _registry_pb2.Trust | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trust", b"trust"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "revision", b"revision", "scheduling", b"scheduling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "revision", b"revision", "scheduling", b"scheduling", "traced", b"traced", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -841,6 +959,26 @@ class Node(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class RuntimesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
@@ -853,6 +991,8 @@ class Node(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     COORDINATOR_ID_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    RUNTIMES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The node's id."""
     instance_id: _builtins.str
@@ -871,6 +1011,8 @@ class Node(_message.Message):
     """The coordinator that holds the session."""
     probe: Global___Probe.ValueType
     """What the last probe found, while the agent is silent."""
+    port: _builtins.int
+    """Port of the agent's own gRPC server; 0 for none."""
     @_builtins.property
     def capacity(self) -> Global___Capacity:
         """What it has."""
@@ -882,6 +1024,10 @@ class Node(_message.Message):
     @_builtins.property
     def report(self) -> Global___ModelReport:
         """What runs there."""
+
+    @_builtins.property
+    def runtimes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Version of the library that each runtime stands on, by runtime."""
 
     def __init__(
         self,
@@ -898,10 +1044,12 @@ class Node(_message.Message):
         report: Global___ModelReport | None = ...,
         coordinator_id: _builtins.str = ...,
         probe: Global___Probe.ValueType = ...,
+        port: _builtins.int = ...,
+        runtimes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "capacity", b"capacity", "coordinator_id", b"coordinator_id", "epoch", b"epoch", "id", b"id", "instance_id", b"instance_id", "labels", b"labels", "pid", b"pid", "probe", b"probe", "report", b"report", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "capacity", b"capacity", "coordinator_id", b"coordinator_id", "epoch", b"epoch", "id", b"id", "instance_id", b"instance_id", "labels", b"labels", "pid", b"pid", "port", b"port", "probe", b"probe", "report", b"report", "runtimes", b"runtimes", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

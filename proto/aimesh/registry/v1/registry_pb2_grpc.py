@@ -55,6 +55,46 @@ class RegistryServiceStub:
                 request_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionRequest.SerializeToString,
                 response_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionResponse.FromString,
                 _registered_method=True)
+        self.SignVersion = channel.unary_unary(
+                '/aimesh.registry.v1.RegistryService/SignVersion',
+                request_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SignVersionRequest.SerializeToString,
+                response_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SignVersionResponse.FromString,
+                _registered_method=True)
+        self.GetModel = channel.unary_unary(
+                '/aimesh.registry.v1.RegistryService/GetModel',
+                request_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetModelResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/aimesh.registry.v1.RegistryService/SetAlias',
+                request_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/aimesh.registry.v1.RegistryService/DeleteAlias',
+                request_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.TagVersion = channel.unary_unary(
+                '/aimesh.registry.v1.RegistryService/TagVersion',
+                request_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.TagVersionRequest.SerializeToString,
+                response_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.TagVersionResponse.FromString,
+                _registered_method=True)
+        self.GetCompatibility = channel.unary_unary(
+                '/aimesh.registry.v1.RegistryService/GetCompatibility',
+                request_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetCompatibilityRequest.SerializeToString,
+                response_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetCompatibilityResponse.FromString,
+                _registered_method=True)
+        self.GetTrust = channel.unary_unary(
+                '/aimesh.registry.v1.RegistryService/GetTrust',
+                request_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetTrustRequest.SerializeToString,
+                response_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetTrustResponse.FromString,
+                _registered_method=True)
+        self.SetTrust = channel.unary_unary(
+                '/aimesh.registry.v1.RegistryService/SetTrust',
+                request_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SetTrustRequest.SerializeToString,
+                response_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SetTrustResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -64,7 +104,11 @@ class RegistryServiceServicer:
     def CreateVersion(self, request, context):
         """Records a version whose files have all been uploaded before.
         ALREADY_EXISTS when the version exists with other content; the same content again is accepted and changes nothing.
-        FAILED_PRECONDITION when a file's blob is missing; INVALID_ARGUMENT when a name, version or path is not allowed.
+        The same when the name is a prompt's and this is a model, or the other way round. NOT_FOUND when what it replaces
+        does not exist.
+        FAILED_PRECONDITION when a file's blob is missing, when the version breaks callers of the one that it replaces without
+        a new major version, or when the cluster takes signed versions only and no trusted key signed this one;
+        INVALID_ARGUMENT when a name, version or path is not allowed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,7 +129,66 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteVersion(self, request, context):
-        """Removes a version. FAILED_PRECONDITION while a deployment uses it.
+        """Removes a version. FAILED_PRECONDITION while a deployment uses it, or an alias stands for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignVersion(self, request, context):
+        """Adds a signature to a version. UNAUTHENTICATED is not used: INVALID_ARGUMENT when it does not fit the version's
+        digest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModel(self, request, context):
+        """A model's aliases and tags. NOT_FOUND when the model has no version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Points an alias at a version, and with it every target of a deployment that follows the alias, in one transaction:
+        a roll-back is moving the alias back. NOT_FOUND when the version does not exist; FAILED_PRECONDITION when a rollout
+        of a deployment that follows it is not over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Removes an alias. FAILED_PRECONDITION while a deployment follows it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TagVersion(self, request, context):
+        """Sets and removes tags of a version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCompatibility(self, request, context):
+        """Which nodes can run a version, and what keeps each other one from it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTrust(self, request, context):
+        """The keys whose signatures count, and whether a signature is needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTrust(self, request, context):
+        """Replaces them. Versions that are recorded stay; with signed_only, unsigned ones are loaded on no node any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +216,46 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.DeleteVersion,
                     request_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionRequest.FromString,
                     response_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionResponse.SerializeToString,
+            ),
+            'SignVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignVersion,
+                    request_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SignVersionRequest.FromString,
+                    response_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SignVersionResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetModelRequest.FromString,
+                    response_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetModelResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.FromString,
+                    response_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'TagVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.TagVersion,
+                    request_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.TagVersionRequest.FromString,
+                    response_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.TagVersionResponse.SerializeToString,
+            ),
+            'GetCompatibility': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCompatibility,
+                    request_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetCompatibilityRequest.FromString,
+                    response_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetCompatibilityResponse.SerializeToString,
+            ),
+            'GetTrust': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrust,
+                    request_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetTrustRequest.FromString,
+                    response_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.GetTrustResponse.SerializeToString,
+            ),
+            'SetTrust': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTrust,
+                    request_deserializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SetTrustRequest.FromString,
+                    response_serializer=aimesh_dot_registry_dot_v1_dot_registry__pb2.SetTrustResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +367,222 @@ class RegistryService:
             '/aimesh.registry.v1.RegistryService/DeleteVersion',
             aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionRequest.SerializeToString,
             aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.registry.v1.RegistryService/SignVersion',
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.SignVersionRequest.SerializeToString,
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.SignVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.registry.v1.RegistryService/GetModel',
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.GetModelRequest.SerializeToString,
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.registry.v1.RegistryService/SetAlias',
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.registry.v1.RegistryService/DeleteAlias',
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TagVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.registry.v1.RegistryService/TagVersion',
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.TagVersionRequest.SerializeToString,
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.TagVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCompatibility(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.registry.v1.RegistryService/GetCompatibility',
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.GetCompatibilityRequest.SerializeToString,
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.GetCompatibilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrust(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.registry.v1.RegistryService/GetTrust',
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.GetTrustRequest.SerializeToString,
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.GetTrustResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTrust(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.registry.v1.RegistryService/SetTrust',
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.SetTrustRequest.SerializeToString,
+            aimesh_dot_registry_dot_v1_dot_registry__pb2.SetTrustResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,14 +36,39 @@ class RegistryServiceStub:
     CreateVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateVersionRequest, _registry_pb2.CreateVersionResponse]
     """Records a version whose files have all been uploaded before.
     ALREADY_EXISTS when the version exists with other content; the same content again is accepted and changes nothing.
-    FAILED_PRECONDITION when a file's blob is missing; INVALID_ARGUMENT when a name, version or path is not allowed.
+    The same when the name is a prompt's and this is a model, or the other way round. NOT_FOUND when what it replaces
+    does not exist.
+    FAILED_PRECONDITION when a file's blob is missing, when the version breaks callers of the one that it replaces without
+    a new major version, or when the cluster takes signed versions only and no trusted key signed this one;
+    INVALID_ARGUMENT when a name, version or path is not allowed.
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]
     """One version; the newest by semantic version when none is named. NOT_FOUND when there is none."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListVersionsRequest, _registry_pb2.ListVersionsResponse]
     """All versions, by name, then newest first."""
     DeleteVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteVersionRequest, _registry_pb2.DeleteVersionResponse]
-    """Removes a version. FAILED_PRECONDITION while a deployment uses it."""
+    """Removes a version. FAILED_PRECONDITION while a deployment uses it, or an alias stands for it."""
+    SignVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SignVersionRequest, _registry_pb2.SignVersionResponse]
+    """Adds a signature to a version. UNAUTHENTICATED is not used: INVALID_ARGUMENT when it does not fit the version's
+    digest.
+    """
+    GetModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetModelRequest, _registry_pb2.GetModelResponse]
+    """A model's aliases and tags. NOT_FOUND when the model has no version."""
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]
+    """Points an alias at a version, and with it every target of a deployment that follows the alias, in one transaction:
+    a roll-back is moving the alias back. NOT_FOUND when the version does not exist; FAILED_PRECONDITION when a rollout
+    of a deployment that follows it is not over.
+    """
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteAliasRequest, _registry_pb2.DeleteAliasResponse]
+    """Removes an alias. FAILED_PRECONDITION while a deployment follows it."""
+    TagVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TagVersionRequest, _registry_pb2.TagVersionResponse]
+    """Sets and removes tags of a version."""
+    GetCompatibility: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetCompatibilityRequest, _registry_pb2.GetCompatibilityResponse]
+    """Which nodes can run a version, and what keeps each other one from it."""
+    GetTrust: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetTrustRequest, _registry_pb2.GetTrustResponse]
+    """The keys whose signatures count, and whether a signature is needed."""
+    SetTrust: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetTrustRequest, _registry_pb2.SetTrustResponse]
+    """Replaces them. Versions that are recorded stay; with signed_only, unsigned ones are loaded on no node any more."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -53,14 +78,39 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     CreateVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateVersionRequest, _registry_pb2.CreateVersionResponse]  # type: ignore[assignment]
     """Records a version whose files have all been uploaded before.
     ALREADY_EXISTS when the version exists with other content; the same content again is accepted and changes nothing.
-    FAILED_PRECONDITION when a file's blob is missing; INVALID_ARGUMENT when a name, version or path is not allowed.
+    The same when the name is a prompt's and this is a model, or the other way round. NOT_FOUND when what it replaces
+    does not exist.
+    FAILED_PRECONDITION when a file's blob is missing, when the version breaks callers of the one that it replaces without
+    a new major version, or when the cluster takes signed versions only and no trusted key signed this one;
+    INVALID_ARGUMENT when a name, version or path is not allowed.
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]  # type: ignore[assignment]
     """One version; the newest by semantic version when none is named. NOT_FOUND when there is none."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListVersionsRequest, _registry_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """All versions, by name, then newest first."""
     DeleteVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteVersionRequest, _registry_pb2.DeleteVersionResponse]  # type: ignore[assignment]
-    """Removes a version. FAILED_PRECONDITION while a deployment uses it."""
+    """Removes a version. FAILED_PRECONDITION while a deployment uses it, or an alias stands for it."""
+    SignVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.SignVersionRequest, _registry_pb2.SignVersionResponse]  # type: ignore[assignment]
+    """Adds a signature to a version. UNAUTHENTICATED is not used: INVALID_ARGUMENT when it does not fit the version's
+    digest.
+    """
+    GetModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetModelRequest, _registry_pb2.GetModelResponse]  # type: ignore[assignment]
+    """A model's aliases and tags. NOT_FOUND when the model has no version."""
+    SetAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Points an alias at a version, and with it every target of a deployment that follows the alias, in one transaction:
+    a roll-back is moving the alias back. NOT_FOUND when the version does not exist; FAILED_PRECONDITION when a rollout
+    of a deployment that follows it is not over.
+    """
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteAliasRequest, _registry_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """Removes an alias. FAILED_PRECONDITION while a deployment follows it."""
+    TagVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.TagVersionRequest, _registry_pb2.TagVersionResponse]  # type: ignore[assignment]
+    """Sets and removes tags of a version."""
+    GetCompatibility: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetCompatibilityRequest, _registry_pb2.GetCompatibilityResponse]  # type: ignore[assignment]
+    """Which nodes can run a version, and what keeps each other one from it."""
+    GetTrust: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetTrustRequest, _registry_pb2.GetTrustResponse]  # type: ignore[assignment]
+    """The keys whose signatures count, and whether a signature is needed."""
+    SetTrust: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetTrustRequest, _registry_pb2.SetTrustResponse]  # type: ignore[assignment]
+    """Replaces them. Versions that are recorded stay; with signed_only, unsigned ones are loaded on no node any more."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps models and their immutable versions. The bytes themselves travel over aimesh.artifacts.v1."""
@@ -73,7 +123,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.CreateVersionResponse, _abc.Awaitable[_registry_pb2.CreateVersionResponse]]:
         """Records a version whose files have all been uploaded before.
         ALREADY_EXISTS when the version exists with other content; the same content again is accepted and changes nothing.
-        FAILED_PRECONDITION when a file's blob is missing; INVALID_ARGUMENT when a name, version or path is not allowed.
+        The same when the name is a prompt's and this is a model, or the other way round. NOT_FOUND when what it replaces
+        does not exist.
+        FAILED_PRECONDITION when a file's blob is missing, when the version breaks callers of the one that it replaces without
+        a new major version, or when the cluster takes signed versions only and no trusted key signed this one;
+        INVALID_ARGUMENT when a name, version or path is not allowed.
         """
 
     @_abc_1.abstractmethod
@@ -98,6 +152,75 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DeleteVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.DeleteVersionResponse, _abc.Awaitable[_registry_pb2.DeleteVersionResponse]]:
-        """Removes a version. FAILED_PRECONDITION while a deployment uses it."""
+        """Removes a version. FAILED_PRECONDITION while a deployment uses it, or an alias stands for it."""
+
+    @_abc_1.abstractmethod
+    def SignVersion(
+        self,
+        request: _registry_pb2.SignVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.SignVersionResponse, _abc.Awaitable[_registry_pb2.SignVersionResponse]]:
+        """Adds a signature to a version. UNAUTHENTICATED is not used: INVALID_ARGUMENT when it does not fit the version's
+        digest.
+        """
+
+    @_abc_1.abstractmethod
+    def GetModel(
+        self,
+        request: _registry_pb2.GetModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetModelResponse, _abc.Awaitable[_registry_pb2.GetModelResponse]]:
+        """A model's aliases and tags. NOT_FOUND when the model has no version."""
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _registry_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.SetAliasResponse, _abc.Awaitable[_registry_pb2.SetAliasResponse]]:
+        """Points an alias at a version, and with it every target of a deployment that follows the alias, in one transaction:
+        a roll-back is moving the alias back. NOT_FOUND when the version does not exist; FAILED_PRECONDITION when a rollout
+        of a deployment that follows it is not over.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _registry_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DeleteAliasResponse, _abc.Awaitable[_registry_pb2.DeleteAliasResponse]]:
+        """Removes an alias. FAILED_PRECONDITION while a deployment follows it."""
+
+    @_abc_1.abstractmethod
+    def TagVersion(
+        self,
+        request: _registry_pb2.TagVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.TagVersionResponse, _abc.Awaitable[_registry_pb2.TagVersionResponse]]:
+        """Sets and removes tags of a version."""
+
+    @_abc_1.abstractmethod
+    def GetCompatibility(
+        self,
+        request: _registry_pb2.GetCompatibilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetCompatibilityResponse, _abc.Awaitable[_registry_pb2.GetCompatibilityResponse]]:
+        """Which nodes can run a version, and what keeps each other one from it."""
+
+    @_abc_1.abstractmethod
+    def GetTrust(
+        self,
+        request: _registry_pb2.GetTrustRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetTrustResponse, _abc.Awaitable[_registry_pb2.GetTrustResponse]]:
+        """The keys whose signatures count, and whether a signature is needed."""
+
+    @_abc_1.abstractmethod
+    def SetTrust(
+        self,
+        request: _registry_pb2.SetTrustRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.SetTrustResponse, _abc.Awaitable[_registry_pb2.SetTrustResponse]]:
+        """Replaces them. Versions that are recorded stay; with signed_only, unsigned ones are loaded on no node any more."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -71,22 +71,28 @@ class Target(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version."""
     replicas: _builtins.int
-    """Replicas wanted, each on a node of its own."""
+    """Replicas wanted, each on a node of its own. 0 only while a rollout takes the version away."""
     weight: _builtins.int
     """Share of the requests: this weight over the sum of all. 0 loads the version without sending it traffic."""
+    alias: _builtins.str
+    """An alias of the model in place of a version: the target's version is what the alias stands for, now and whenever it
+    is moved. Empty for a fixed version.
+    """
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         replicas: _builtins.int = ...,
         weight: _builtins.int = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "replicas", b"replicas", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -516,19 +522,25 @@ class Mirror(_message.Message):
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     PERCENT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
-    """The deployment that gets the copies."""
+    """The deployment that gets the copies; empty for another version of this one."""
     percent: _builtins.float
     """Share in percent, 0.0001 to 100."""
+    version: _builtins.str
+    """The version that gets the copies, a target of weight 0 of this deployment; only without a deployment. Set by
+    rollouts with the strategy shadow.
+    """
     def __init__(
         self,
         *,
         deployment: _builtins.str = ...,
         percent: _builtins.float = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "percent", b"percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "percent", b"percent", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,221 @@
+"""Has the versions of running rollouts answer their evaluation sets, on the leader, once for each version and set."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from aimesh.registry.v1 import registry_pb2
+from aimesh.rollout.v1 import rollout_pb2
+from aimesh.routing.v1 import routing_pb2
+from coordinator.blob_exchange import BlobExchange
+from coordinator.election import Election
+from coordinator.evaluation.ask import Asker, request_of
+from coordinator.evaluation.dataset import MOST_BYTES, Question, parse
+from coordinator.evaluation.scorer import run_scorer, scorer_path
+from coordinator.evaluation.scores import SCORER, score
+from coordinator.mirror import Mirror
+from coordinator.rollout.course import is_over
+from coordinator.state import VersionKey, serving_nodes
+from meshkit.backoff import Backoff
+from meshkit.blobs import BlobStore, checked
+from meshkit.errors import AimeshError, InvalidInputError
+
+log = structlog.get_logger()
+
+STEP_S = 1.0
+MOST_RESULTS = 256
+"""Kept; the one that was not used for the longest time goes first."""
+MOST_SETS = 4
+_Result = tuple[str, str, str]
+"""(dataset's digest, output, version's digest)."""
+
+
+@dataclass
+class Datasets:
+    """Evaluation sets by digest, from this coordinator's disk or another's."""
+
+    blobs: BlobStore
+    exchange: BlobExchange
+
+    def __post_init__(self) -> None:
+        self._held: OrderedDict[str, Sequence[Question]] = OrderedDict()
+
+    async def read(self, digest: str) -> Sequence[Question]:
+        """The questions. Raises NotFoundError, UnavailableError, InvalidInputError."""
+        if digest not in self._held:
+            self._held[digest] = await asyncio.to_thread(parse, await self._content(digest))
+            if len(self._held) > MOST_SETS:
+                self._held.popitem(last=False)
+        self._held.move_to_end(digest)
+        return self._held[digest]
+
+    async def _content(self, digest: str) -> bytes:
+        if checked(digest) in self.blobs.held():
+            path = self.blobs.path(digest)
+            self._check_size(digest, path.stat().st_size)
+            return await asyncio.to_thread(path.read_bytes)
+        found = bytearray()
+        async with aclosing(self.exchange.relay(digest, 0)) as chunks:
+            async for chunk in chunks:
+                found += chunk
+                self._check_size(digest, len(found))
+        return bytes(found)
+
+    def _check_size(self, digest: str, size: int) -> None:
+        if size > MOST_BYTES:
+            raise InvalidInputError(
+                f"evaluation set {digest} has more than {MOST_BYTES} bytes", hint="take fewer", reason="BAD_DATASET"
+            )
+
+
+class Evaluator:
+    """Asks, scores and remembers. A leader that comes anew asks again."""
+
+    def __init__(
+        self, mirror: Mirror, election: Election, datasets: Datasets, asker: Asker, scorers_dir: Path | None = None
+    ) -> None:
+        self._mirror = mirror
+        self._election = election
+        self._datasets = datasets
+        self._asker = asker
+        self._scorers_dir = scorers_dir
+        self._results: OrderedDict[_Result, dict[str, list[float]]] = OrderedDict()
+        self._waits: dict[_Result, tuple[Backoff, float, str]] = {}
+        """By what could not be evaluated: when it is tried again, by the loop's clock, and why it could not."""
+
+    async def run(self) -> None:
+        """Evaluates what is to be, one version after the other, while this coordinator leads; until cancelled."""
+        while True:
+            if self._election.term and not self._mirror.frozen:
+                await self.step()
+            await asyncio.sleep(STEP_S)
+
+    async def step(self) -> None:
+        """Evaluates each version of a rollout that has not been and that some node serves."""
+        state = self._mirror.state
+        for rollout in [each for each in state.rollouts.values() if not is_over(each)]:
+            gates = rollout.spec.gates
+            for version in versions_of(rollout) if gates.HasField("evaluation") else ():
+                recorded = state.versions.get((rollout.spec.name, version))
+                if recorded is not None and self._is_due(gates.evaluation, recorded):
+                    await self._evaluate(gates.evaluation, recorded)
+
+    def scores(self, name: str, version: str) -> Mapping[str, list[float]]:
+        """A version's scores in the evaluation of its rollout, one a question, by metric; none while there are none."""
+        found = self._of(name, version)
+        if found is None:
+            return {}
+        evaluation, recorded = found
+        held = self._results.get(_result(evaluation, recorded), {})
+        return {metric: held[metric] for metric in evaluation.metrics if metric in held}
+
+    def pending(self, name: str, version: str) -> str:
+        """Why a version has no scores yet that its rollout asks for; empty when it has, or none are asked for."""
+        found = self._of(name, version)
+        if found is None or len(self.scores(name, version)) == len(found[0].metrics):
+            return ""
+        wait = self._waits.get(_result(*found))
+        return f"{name}:{version} could not be evaluated: {wait[2]}" if wait else f"{name}:{version} is being evaluated"
+
+    def awaited(self, name: str) -> list[str]:
+        """What is missing before requests should move to the new versions of a rollout that runs; for people."""
+        state = self._mirror.state
+        rollout = state.rollouts.get(name)
+        if rollout is None or rollout.state != rollout_pb2.ROLLOUT_STATE_RUNNING:
+            return []
+        served = [version for version in versions_of(rollout) if serving_nodes(state, name, version)]
+        return [why for version in served if (why := self.pending(name, version))]
+
+    async def check_spec(self, spec: rollout_pb2.RolloutSpec) -> None:
+        """The same as `check`, of all that a rollout to be started brings and replaces."""
+        if not spec.gates.HasField("evaluation"):
+            return
+        state = self._mirror.state
+        deployment = state.deployments.get(spec.name, routing_pb2.Deployment())
+        running = [target.version for target in deployment.targets if target.weight]
+        arms = [arm.version for arm in spec.experiment.arms]
+        keys = [(spec.name, version) for version in dict.fromkeys([spec.version, *arms, *running])]
+        await self.check(spec.gates.evaluation, [state.versions[key] for key in keys if key in state.versions])
+
+    async def check(self, evaluation: rollout_pb2.Evaluation, versions: Sequence[registry_pb2.ModelVersion]) -> None:
+        """Raises NotFoundError or InvalidInputError when the set cannot be put to these versions, or not be scored."""
+        for metric in evaluation.metrics:
+            if metric.startswith(SCORER):
+                scorer_path(self._scorers_dir, metric.removeprefix(SCORER))
+        questions = await self._datasets.read(evaluation.dataset)
+        for version in versions:
+            outputs = [spec.name for spec in version.signature.outputs]
+            if outputs and evaluation.output not in outputs:
+                raise InvalidInputError(
+                    f"{version.name}:{version.version} has no output {evaluation.output!r}",
+                    hint=f"set gates.evaluation.output to one of {', '.join(outputs)}",
+                    reason="BAD_GATES",
+                )
+            await asyncio.to_thread(_check_questions, version, evaluation.output, questions)
+
+    def _of(self, name: str, version: str) -> tuple[rollout_pb2.Evaluation, registry_pb2.ModelVersion] | None:
+        state = self._mirror.state
+        rollout, recorded = state.rollouts.get(name), state.versions.get((name, version))
+        if rollout is None or recorded is None or not rollout.spec.gates.HasField("evaluation"):
+            return None
+        return rollout.spec.gates.evaluation, recorded
+
+    def _is_due(self, evaluation: rollout_pb2.Evaluation, version: registry_pb2.ModelVersion) -> bool:
+        held = self._results.get(_result(evaluation, version), {})
+        if all(metric in held for metric in evaluation.metrics):
+            return False
+        wait = self._waits.get(_result(evaluation, version))
+        due = wait is None or asyncio.get_running_loop().time() >= wait[1]
+        return due and bool(serving_nodes(self._mirror.state, version.name, version.version))
+
+    async def _evaluate(self, evaluation: rollout_pb2.Evaluation, version: registry_pb2.ModelVersion) -> None:
+        key: VersionKey = (version.name, version.version)
+        result = _result(evaluation, version)
+        try:
+            questions = await self._datasets.read(evaluation.dataset)
+            nodes = serving_nodes(self._mirror.state, *key)
+            answers = await self._asker.ask(version, evaluation.output, questions, nodes)
+            expected = [question.expected for question in questions]
+            found = {metric: await self._score(metric, expected, answers) for metric in evaluation.metrics}
+        except (AimeshError, OSError) as error:
+            backoff = self._waits[result][0] if result in self._waits else Backoff(first_s=1.0, most_s=30.0)
+            reason = error.message if isinstance(error, AimeshError) else str(error)
+            self._waits[result] = backoff, asyncio.get_running_loop().time() + backoff.next_delay(), reason
+            log.warning("evaluation.failed", model=version.name, version=version.version, reason=reason)
+            return
+        self._waits.pop(result, None)
+        self._results[result] = {**self._results.get(result, {}), **found}
+        self._results.move_to_end(result)
+        if len(self._results) > MOST_RESULTS:
+            self._results.popitem(last=False)
+        means = {metric: round(sum(scores) / len(scores), 4) for metric, scores in found.items()}
+        log.info("evaluation.done", model=version.name, version=version.version, questions=len(expected), **means)
+
+    async def _score(self, metric: str, expected: Sequence[Any], answers: Sequence[Any]) -> list[float]:
+        if metric.startswith(SCORER):
+            return await run_scorer(scorer_path(self._scorers_dir, metric.removeprefix(SCORER)), expected, answers)
+        return await asyncio.to_thread(score, metric, expected, answers)
+
+
+def versions_of(rollout: rollout_pb2.Rollout) -> list[str]:
+    """The versions that a rollout compares, the new one first."""
+    arms = [arm.version for arm in rollout.spec.experiment.arms]
+    old = [target.version for target in rollout.before.targets if target.weight]
+    return list(dict.fromkeys([rollout.spec.version, *arms, *old]))
+
+
+def _result(evaluation: rollout_pb2.Evaluation, version: registry_pb2.ModelVersion) -> _Result:
+    return evaluation.dataset, evaluation.output, version.digest
+
+
+def _check_questions(version: registry_pb2.ModelVersion, output: str, questions: Sequence[Question]) -> None:
+    for number, question in enumerate(questions, start=1):
+        request_of(version, output, number, question)

@@ -1,0 +1,1 @@
+"""Rollouts: plans, steps, what is measured, how it is judged."""

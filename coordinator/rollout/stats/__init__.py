@@ -1,0 +1,1 @@
+"""The statistics that rollouts are judged with: pure functions, each with its source. They know no metric."""

@@ -1,0 +1,73 @@
+"""What the command line makes of options, plans and rollouts."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from aimesh.rollout.v1 import rollout_pb2
+from coordinator.rollout.plan import plan
+from meshkit.errors import InvalidInputError
+from tests.unit.rollout.world import NEW, OLD, World, canary, state_of, target
+from tools.cli.rollout_spec import Asked, read_gates, spec_of
+from tools.cli.rollout_view import listed, planned, shown
+
+
+def printed(what: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(what)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_a_plan_says_the_times_before_anything_else_happens() -> None:
+    state, wanted = state_of(4, target(OLD, 2)), canary(5, 100, hold_s=90)
+    text = printed(planned(wanted, plan(state, wanted).plan))
+    assert "m to 1.1.0, canary" in text
+    assert "time to promote            1 min 3" in text
+    assert "time to roll back" in text
+    assert "2 of 1.0.0 at 95, 1 of 1.1.0 at 5" in text
+
+
+def test_a_rollout_shows_weights_measurements_and_reasons() -> None:
+    mesh = World(state_of(4, target(OLD, 2)))
+    mesh.start(canary(25, 100))
+    mesh.run()
+    comparison = rollout_pb2.Comparison(metric="error_rate", before=0.01, now=0.02, p_value=0.5, effect=0.01, test="e")
+    text = printed(shown(mesh.rollout, [comparison]))
+    for part in ("SUCCEEDED: 1.1.0 has all requests", "1.1.0 100 %", "error_rate", "0.02", "25 % for 1 s; nothing was"):
+        assert part in text
+    assert "SUCCEEDED" in printed(listed([mesh.rollout]))
+
+
+def test_options_become_the_contracts_fields(tmp_path: Path) -> None:
+    gates = tmp_path / "gates.toml"
+    gates.write_text('inconclusive = "promote"\nneeds = ["error_rate"]\nleast_requests = 10\n')
+    spec = spec_of(Asked("m", NEW, steps="5, 100", hold="10s", gates=gates, max_surge=0, watch="5m"))
+    assert (list(spec.canary.steps), spec.canary.hold.seconds, spec.watch.seconds) == ([5, 100], 10, 300)
+    assert spec.gates.inconclusive == rollout_pb2.INCONCLUSIVE_PROMOTE
+    assert (spec.HasField("max_surge"), spec.HasField("max_unavailable")) == (True, False)
+    policy = tmp_path / "gates.rego"
+    policy.write_text("package aimesh.gates")
+    assert read_gates(policy).rego == "package aimesh.gates"
+    arms = spec_of(Asked("m", strategy="experiment", arms=["1.0.0=50", "1.1.0=50"], header="x-user")).experiment
+    assert [(arm.version, arm.percent) for arm in arms.arms] == [(OLD, 50), (NEW, 50)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Asked("m", NEW, strategy="yolo"), "strategy 'yolo' is unknown"),
+        (Asked("m", NEW, steps="five"), "'five' is no list of percents"),
+        (Asked("m", NEW, hold="soon"), "'soon' is no length of time"),
+        (Asked("m", NEW, inconclusive="maybe"), "inconclusive 'maybe' is unknown"),
+        (Asked("m", strategy="experiment", arms=["1.0.0"]), "'1.0.0' is no arm"),
+        (Asked("m", NEW, gates=Path("there-is-none.toml")), "cannot be read"),
+        (Asked("m", NEW, gates=Path("x"), no_gates=True), "exclude each other"),
+    ],
+)
+def test_what_is_no_value_is_refused(asked: Asked, said: str) -> None:
+    with pytest.raises(InvalidInputError, match=said):
+        spec_of(asked)
