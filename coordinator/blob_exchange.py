@@ -21,13 +21,15 @@ import structlog
 from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
+from coordinator.evaluation.dataset import MOST_BYTES as MOST_SET_BYTES
 from coordinator.evaluation.dataset import digests_of
 from coordinator.mirror import Mirror
 from coordinator.peers import Peers
 from coordinator.state import State
 from meshkit.backoff import Backoff
 from meshkit.blobs import BlobStore
-from meshkit.errors import AimeshError, DeadlineError, NotFoundError
+from meshkit.chunks import list_bytes
+from meshkit.errors import AimeshError, DataLossError, DeadlineError, NotFoundError
 from meshkit.grpc_errors import from_call
 
 log = structlog.get_logger()
@@ -55,6 +57,18 @@ def blobs_of(versions: Iterable[registry_pb2.ModelVersion]) -> set[str]:
     """Digests of all blobs of some versions: their files, and the chunk lists of these."""
     files = [file for version in versions for file in version.files]
     return {digest for file in files for digest in (file.digest, file.chunks) if digest}
+
+
+def sizes_of(versions: Iterable[registry_pb2.ModelVersion]) -> dict[str, int]:
+    """Bytes of each blob of some versions, by digest."""
+    files = [file for version in versions for file in version.files]
+    lists = {file.chunks: list_bytes(file.size) for file in files if file.chunks}
+    return {**lists, **{file.digest: file.size for file in files}}
+
+
+def size_of(state: State, digest: str) -> int:
+    """Bytes that a recorded blob may have: who gives it is not believed."""
+    return sizes_of(state.versions.values()).get(digest, MOST_SET_BYTES)
 
 
 def holders(state: State, digest: str) -> list[str]:
@@ -104,15 +118,19 @@ class BlobExchange:
             await chunks.aclose()
         return True  # an empty blob
 
-    async def size(self, digest: str) -> int | None:
-        """A blob's bytes, when this coordinator or another that answers holds it whole: read to its end elsewhere."""
+    async def has_size(self, digest: str, size: int) -> bool | None:
+        """Whether a blob has so many bytes; None when no coordinator that answers holds it whole."""
         if digest in self._blobs.held():
-            return self._blobs.received(digest)
+            return self._blobs.received(digest) == size
         try:
-            async with contextlib.aclosing(self.relay(digest, 0)) as pieces:
-                return sum([len(piece) async for piece in pieces])
+            return (not size or await self._reaches(digest, size - 1)) and not await self._reaches(digest, size)
         except AimeshError:
             return None
+
+    async def _reaches(self, digest: str, offset: int) -> bool:
+        """Whether a blob that others hold has this byte."""
+        async with contextlib.aclosing(self.relay(digest, offset, 1)) as pieces:
+            return any([bool(piece) async for piece in pieces])
 
     def suspect(self, digest: str) -> None:
         """Somebody says that this coordinator's copy is damaged: it is looked at soon."""
@@ -194,10 +212,13 @@ class BlobExchange:
     async def _fetch_from(self, address: str, digest: str, *, is_node: bool) -> bool:
         """Whether the blob is here now. What came is kept for the next one, unless it turned out to be wrong."""
         try:
+            most = size_of(self._mirror.state, digest)
             found = self._download(address, digest, self._blobs.received(digest), is_node=is_node)
-            async with contextlib.aclosing(found) as chunks:
-                async for chunk in chunks:
-                    await asyncio.to_thread(self._blobs.append, digest, chunk)
+            async with contextlib.aclosing(found) as pieces:
+                async for piece in pieces:
+                    if await asyncio.to_thread(self._blobs.append, digest, piece) > most:
+                        self._blobs.discard(digest)
+                        raise DataLossError(f"{address} sends more than the {most} bytes of blob {digest}")
             await asyncio.to_thread(self._blobs.commit, digest)
         except (AimeshError, OSError) as error:
             log.warning("blob.not_copied", source=address, digest=digest, reason=str(error))

@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from aimesh.cluster.v1 import cluster_pb2
+from aimesh.experiment.v1 import experiment_pb2
 from aimesh.identity.v1 import identity_pb2
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
@@ -103,6 +104,7 @@ _AREAS: dict[str, dict[str, Callable[[KeyValue], object]]] = {
     "catalog": {"models": _message(registry_pb2.Model)},
     "measured": {"measured": _message(registry_pb2.Measured)},
     "rollouts": {"rollouts": _message(rollout_pb2.Rollout)},
+    "quarantine": {"quarantined": _message(experiment_pb2.Quarantine)},
     "deployments": {"deployments": _message(routing_pb2.Deployment)},
     "weights": {"weights": _message(routing_pb2.NodeWeights)},
     "assignments": {"assignments": _assigned, "assignment_revisions": lambda change: change.mod_revision},

@@ -60,6 +60,11 @@ def rollout(name: str) -> str:
     return f"{ROOT}rollouts/{name}"
 
 
+def quarantine(config_hash: str) -> str:
+    """A configuration that is not to be tried again, or was so until its review."""
+    return f"{ROOT}quarantine/{config_hash}"
+
+
 def deployment(name: str) -> str:
     """A deployment."""
     return f"{ROOT}deployments/{name}"

@@ -33,6 +33,8 @@ from coordinator.etcd import Etcd
 from coordinator.evacuation import Evacuation
 from coordinator.evaluation.ask import Asker
 from coordinator.evaluation.runner import Datasets, Evaluator
+from coordinator.experiments.wiring import SERVICE as EXPERIMENTS
+from coordinator.experiments.wiring import Experiments
 from coordinator.gate import Gate
 from coordinator.gateway_counts import GatewayCounts
 from coordinator.health import tell_health
@@ -71,6 +73,7 @@ SERVICES = (
     "aimesh.registry.v1.RegistryService",
     "aimesh.routing.v1.RoutingService",
     "aimesh.rollout.v1.RolloutService",
+    EXPERIMENTS,
     "aimesh.artifacts.v1.ArtifactsService",
     "aimesh.cluster.v1.ClusterService",
     *wiring.SERVICES,
@@ -82,6 +85,7 @@ DECIDING = (
     "rollouts",
     "meter",
     "evaluation",
+    "experiments",
     "judge",
     "measuring",
     "adaptive",
@@ -212,6 +216,7 @@ class Coordinator:
             "rollouts": self.rollouts.run(),
             "meter": self.meter.run(),
             "evaluation": self.evaluator.run(),
+            "experiments": self.experiments.runner.run(),
             "judge": self.judge.run(),
             "measuring": MeasuringController(self.etcd, self.mirror, self.election).run(),
             "adaptive": self.adaptive.run(),
@@ -241,6 +246,7 @@ class Coordinator:
         """Stops the servers, with a moment for calls in flight, and ends all connections."""
         await self.server.stop(self.settings.drain_s)
         await self.identities.stop(self.settings.drain_s)
+        await self.experiments.close()
         await self.peers.close()
         await self.etcd.close()
 
@@ -266,9 +272,20 @@ class Coordinator:
         routing = RoutingService(self.etcd, self.mirror, self.identities.outbox)
         measured = Measured(self.mirror, self.election, self.peers, self.judging.comparisons)
         asker, scorers = Asker(self.settings.tls), self.settings.scorers_dir
-        self.evaluator = Evaluator(self.mirror, self.election, Datasets(blobs, self.exchange), asker, scorers)
+        datasets = Datasets(blobs, self.exchange)
+        self.evaluator = Evaluator(self.mirror, self.election, datasets, asker, scorers)
         self.meter.scores = self.evaluator.scores
-        checks = (check_spec_gates, self.evaluator.check_spec)
+        self.experiments = Experiments(
+            self.settings,
+            self.etcd,
+            self.mirror,
+            self.election,
+            self.identities.outbox,
+            self.loads,
+            datasets,
+            self.evaluator,
+        )
+        checks = (check_spec_gates, self.evaluator.check_spec, self.experiments.quarantines.check_spec)
         rollouts = RolloutService(self.etcd, self.mirror, self.identities.outbox, measured, checks)
         cluster = ClusterService(
             self.mirror,
@@ -285,6 +302,7 @@ class Coordinator:
         rollout_pb2_grpc.add_RolloutServiceServicer_to_server(rollouts, self.server.grpc)
         artifacts_pb2_grpc.add_ArtifactsServiceServicer_to_server(self.artifacts, self.server.grpc)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster, self.server.grpc)
+        self.experiments.add_to(self.server.grpc)
         self.identities.add_to(self.server.grpc)
         self.xds.add_to(self.server.grpc)
         self.gateway_loads.add_to(self.server.grpc)

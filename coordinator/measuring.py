@@ -37,7 +37,7 @@ def news(state: State, nodes: Iterable[membership_pb2.Node]) -> Mapping[VersionK
             key = (model.name, model.version)
             ready = model.state == membership_pb2.MODEL_STATE_READY
             if ready and model.measured_memory_bytes and key in state.versions:
-                found[key] = _larger(found.get(key), model, node.id)
+                found[key] = _larger(found.get(key), model, node)
     return {key: each for key, each in found.items() if _worth_keeping(state.measured.get(key), each)}
 
 
@@ -114,13 +114,15 @@ class MeasuringController:
 
 
 def _larger(
-    held: registry_pb2.Measured | None, model: membership_pb2.ModelStatus, node_id: str
+    held: registry_pb2.Measured | None, model: membership_pb2.ModelStatus, node: membership_pb2.Node
 ) -> registry_pb2.Measured:
+    """No more than the node has: what is kept is never taken back, and more would keep the version off all nodes."""
+    largest = max((gpu.memory_bytes for gpu in node.capacity.gpus), default=0)
     found = registry_pb2.Measured(
-        memory_bytes=model.measured_memory_bytes,
-        gpu_memory_bytes=model.measured_gpu_memory_bytes,
+        memory_bytes=min(model.measured_memory_bytes, node.capacity.memory_bytes),
+        gpu_memory_bytes=min(model.measured_gpu_memory_bytes, largest),
         load_time=model.load_time,
-        node_id=node_id,
+        node_id=node.id,
     )
     if held is None:
         return found

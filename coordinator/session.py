@@ -17,7 +17,7 @@ HELLO_S = 10.0
 """How long a stream may say nothing before its first message."""
 Basis = tuple[int, tuple[bytes, ...], tuple[str, ...]]
 """What an Assignments message was made from: the assignment's revision, and the bytes of what may change beside it: the
-scheduling of each of its models, their signatures and whose signatures count; and which of them are traced."""
+scheduling of each of its models by name, their signatures and whose signatures count; and which of them are traced."""
 TRACED_EVERY = 1
 """Every request of a model with a rollout is traced: a sample would have to be the same share of both versions'
 requests at every moment, or the times at which one is busier would weigh more and look like a difference."""
@@ -73,7 +73,8 @@ class Session:
         }
         revision = state.assignment_revisions.get(node_id, 0)
         vouched = [state.trust, *(each for key in held for each in state.versions[key].signatures)]
-        beside = tuple(each.SerializeToString(deterministic=True) for each in (*scheduling.values(), *vouched))
+        said = (each.SerializeToString(deterministic=True) for each in (*scheduling.values(), *vouched))
+        beside = (*map(str.encode, scheduling), *said)
         traced = tuple(sorted(traced_names(state) & {name for name, _ in held}))
         basis = revision, beside, traced
         if basis == self.sent:

@@ -78,6 +78,20 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ExperimentSettings:
+    """The [coordinator.experiments] table."""
+
+    url: str = field(
+        default="",
+        metadata={
+            "doc": "SQLAlchemy URL of the experiments' database, the same on all coordinators; PostgreSQL where there "
+            "are several (better set by the environment when it has a password); <data_dir>/experiments.sqlite when "
+            "not set"
+        },
+    )
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class CoordinatorSettings:
     """The [coordinator] table."""
 
@@ -128,6 +142,9 @@ class CoordinatorSettings:
     )
     auth: AuthSettings = field(default_factory=AuthSettings, metadata={"doc": "API keys, and giving certificates"})
     audit: AuditSettings = field(default_factory=AuditSettings, metadata={"doc": "the log of who changed what"})
+    experiments: ExperimentSettings = field(
+        default_factory=ExperimentSettings, metadata={"doc": "where experiments are kept"}
+    )
 
     @property
     def address(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from aimesh.cluster.v1 import cluster_pb2
+from aimesh.experiment.v1 import experiment_pb2
 from aimesh.identity.v1 import identity_pb2
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
@@ -44,6 +45,8 @@ class State:
     """Deployments, by name."""
     rollouts: Mapping[str, rollout_pb2.Rollout] = field(default_factory=dict)
     """The newest rollout of each deployment that had one, by its name."""
+    quarantined: Mapping[str, experiment_pb2.Quarantine] = field(default_factory=dict)
+    """Configurations that are not to be tried again, by hash; those with a review may."""
     weights: Mapping[str, routing_pb2.NodeWeights] = field(default_factory=dict)
     """What the leader has measured for deployments with the balancer latency_adaptive, by their name."""
     assignments: Mapping[str, frozenset[VersionKey]] = field(default_factory=dict)

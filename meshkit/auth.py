@@ -77,9 +77,14 @@ def current_method() -> str:
     return _method.get()
 
 
-def act_as(actor: str) -> None:
-    """Says who makes the call that is being handled, where only its handler can find out."""
+def act_as(actor: str, method: str = "") -> None:
+    """Says who makes the call that is being handled, where only its handler can find out.
+
+    Outside of calls, with a word in place of the method: who acts in this task from now on.
+    """
     _current.set(replace(_current.get(), actor=actor))
+    if method:
+        _method.set(method)
 
 
 def check_speaks_for_node(node_id: str) -> None:

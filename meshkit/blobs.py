@@ -113,7 +113,7 @@ class BlobStore:
                 f"blob {checked(digest)} is not held here", hint="ask another coordinator, or push again"
             )
         with self.path(digest).open("rb") as file:
-            file.seek(offset)
+            file.seek(within(file, offset))
             yield from pieces(file, length)
 
     def discard(self, digest: str) -> None:
@@ -130,6 +130,11 @@ def entries(directory: Path) -> list[tuple[str, os.stat_result]]:
         with contextlib.suppress(FileNotFoundError):
             found.append((entry.name, entry.stat()))
     return found
+
+
+def within(file: BinaryIO, offset: int) -> int:
+    """The offset, or the file's end when it lies beyond: somebody may ask for more than a seek takes."""
+    return min(offset, os.fstat(file.fileno()).st_size)
 
 
 def pieces(file: BinaryIO, length: int = 0, most: int = CHUNK_BYTES) -> Iterator[bytes]:

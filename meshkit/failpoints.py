@@ -45,6 +45,9 @@ FAILPOINTS: Mapping[str, str] = {
     "model.loaded": "Triton has loaded a model; it is not tested and nobody knows",
     "blob.append": "bytes of a blob are about to be written to the disk",
     "audit.stored": "audit events are in the database; etcd has them still",
+    "experiment.executed": "both versions of an experiment have answered; nothing is written",
+    "experiment.promoted": "the alias points at an experiment's candidate; the experiment does not say so yet",
+    "experiment.quarantined": "a quarantine is written; its experiment does not say so yet",
     "triton.started": "the agent has started Triton; it has not written down which",
 }
 """Every failpoint, and the window that it is in."""

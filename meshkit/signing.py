@@ -21,7 +21,6 @@ from meshkit.errors import ConflictError, InvalidInputError, PreconditionError
 from meshkit.versions import version_digest
 
 KEY_BYTES = 32
-SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True)

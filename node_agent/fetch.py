@@ -97,13 +97,17 @@ class Fetcher:
             with self._store.reserved(file.digest, file.size, keep):
                 partial = await uninterrupted(self._store.coming, file.digest, file.size, digests)
                 swarm = Swarm(self._site, links, file, partial, self._peers[file.digest])
-                while True:
+                for _ in range(_ROUNDS):
                     await swarm.run(progress)
                     failpoint("fetch.chunks_came")
                     if await uninterrupted(self._store.commit_chunks, file.digest):
-                        del self._peers[file.digest]
+                        self._peers.pop(file.digest, None)
                         return
                     log.warning("fetch.chunks_gone_bad", digest=file.digest)
+                raise DataLossError(
+                    f"chunks of blob {file.digest} went bad on this node's disk {_ROUNDS} times in a row",
+                    hint="look at the disk; it is tried again by itself",
+                )
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

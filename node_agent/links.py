@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from node_agent.bandwidth import Limit
 
 MESSAGE_TIMEOUT_S = 10.0
 """How long one may take for the next piece."""
+CHUNK_TIMEOUT_S = 600.0
+"""How long one may take for a whole chunk, without the time for which this node's own limit held it up."""
 LOCATE_TIMEOUT_S = 3.0
 
 
@@ -61,10 +64,17 @@ class Links:
     async def read(
         self, address: str, request: artifacts_pb2.DownloadBlobRequest, *, peer: bool = False
     ) -> AsyncGenerator[bytes, None]:
-        """A blob's bytes, from a coordinator or, with `peer`, from another agent. Raises what the call failed with."""
-        call = self._stub(address, peer=peer).DownloadBlob(request)
+        """A blob's bytes, from a coordinator or, with `peer`, from another agent. Raises what the call failed with,
+        DeadlineError also when a part of a blob comes byte by byte."""
+        call, waited_s = self._stub(address, peer=peer).DownloadBlob(request), 0.0
         try:
-            while (piece := await _next_piece(call, address)) is not None:
+            while True:
+                began = time.monotonic()
+                if (piece := await _next_piece(call, address)) is None:
+                    return
+                waited_s += time.monotonic() - began
+                if request.length and waited_s > CHUNK_TIMEOUT_S:
+                    raise DeadlineError(f"{address} took more than {CHUNK_TIMEOUT_S:g} s for {request.length} bytes")
                 if peer:
                     self.traffic.from_peers += len(piece)
                 else:

@@ -167,9 +167,10 @@ def _set_parameters(config: model_config_pb2.ModelConfig, values: dict[str, str]
 
 def _data_type(spec: registry_pb2.TensorSpec) -> int:
     """The registry names types as KServe does, Triton's configuration calls BYTES a string."""
-    name = registry_pb2.DataType.Name(spec.data_type).removeprefix("DATA_TYPE_")
-    if name == "UNSPECIFIED":
-        raise InvalidInputError(f"tensor {spec.name!r} has no data type")
+    known = registry_pb2.DataType.DESCRIPTOR.values_by_number.get(spec.data_type)
+    if not spec.data_type or known is None:
+        raise InvalidInputError(f"tensor {spec.name!r} has no data type that is known here: {spec.data_type}")
+    name = known.name.removeprefix("DATA_TYPE_")
     return int(model_config_pb2.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}"))
 
 

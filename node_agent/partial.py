@@ -26,6 +26,10 @@ class Partial:
         self._held: set[int] = set()
         self.check()
 
+    def is_of(self, size: int, digests: Sequence[bytes]) -> bool:
+        """Whether it goes by this list of chunks: lists of one blob differ when somebody pushed a wrong one."""
+        return (self.size, self._digests) == (size, tuple(digests))
+
     def held(self) -> frozenset[int]:
         """Chunks that are here and verified, by number."""
         return frozenset(self._held)

@@ -69,7 +69,8 @@ class Reconciler:
     def assign(self, assignments: membership_pb2.Assignments) -> None:
         """Takes what the node must run, whole. What is not listed is unloaded."""
         self._revision, self._told = assignments.revision, True
-        self._steps.trust.set(assignments.trust)
+        if assignments.HasField("trust"):  # a coordinator of before there was trust says nothing about it
+            self._steps.trust.set(assignments.trust)
         scheduling = assignments.scheduling
         self._wanted = {version.name: Wanted(version, scheduling.get(version.name)) for version in assignments.models}
         log.info("models.assigned", revision=self._revision, models=sorted(self._wanted))
@@ -195,10 +196,14 @@ class Reconciler:
         self.wake()
 
     async def _guard(self, work: ModelWork, steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs the steps; an error becomes the model's state."""
+        """Runs the steps; an error becomes the model's state.
+
+        So does a value that something refuses: what a version holds is anybody's, and must not take the agent and with
+        it the node's other models down.
+        """
         try:
             await steps()
-        except (AimeshError, OSError) as error:
+        except (AimeshError, OSError, ValueError) as error:
             work.fail(str(error), self._clock(), triton_lost=isinstance(error, TritonLostError))
             work.unsigned = isinstance(error, AimeshError) and error.reason == UNSIGNED
             log.warning("model.failed", model=work.version.name, version=work.version.version, reason=str(error))

@@ -85,7 +85,7 @@ def _tensor(
     if given is None:
         return [f"{word} {spec.name} is not there"]
     data_type, shape = given
-    said = registry_pb2.DataType.Name(spec.data_type).removeprefix(_PREFIX)
+    said = _said_type(spec.data_type)
     # NumPy has no BF16: a Python model answers with FP32 in its place.
     same = data_type == said or (data_type, said) == ("FP32", "BF16")
     found = [] if same else [f"{word} {spec.name} is {data_type}, not {said}"]
@@ -94,6 +94,12 @@ def _tensor(
     if not bare and not _fits(spec.shape, shape, narrower=narrower):
         found.append(f"{word} {spec.name} has shape {shape}, not {list(spec.shape)}")
     return found
+
+
+def _said_type(value: int) -> str:
+    """By the names of KServe; one that is not known, from a newer mesh, by its number."""
+    known = registry_pb2.DataType.DESCRIPTOR.values_by_number.get(value)
+    return known.name.removeprefix(_PREFIX) if known is not None else str(value)
 
 
 def _fits(said: Sequence[int], given: Sequence[int], *, narrower: bool) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from meshkit.blobs import BlobStore, checked, entries, sha256_of
+from meshkit.blobs import BlobStore, checked, entries, sha256_of, within
 from meshkit.errors import DataLossError, ExhaustedError, NotFoundError
 from node_agent.partial import Partial
 
@@ -44,8 +44,8 @@ class ModelStore(BlobStore):
         (self._chunked / digest).unlink(missing_ok=True)
 
     def coming(self, digest: str, size: int, digests: Sequence[bytes]) -> Partial:
-        """The blob as far as it has come in chunks; `digests` are their sha256."""
-        if digest not in self._coming:
+        """The blob as far as it has come in chunks; `digests` are their sha256, anew when another list came before."""
+        if digest not in self._coming or not self._coming[digest].is_of(size, digests):
             self._coming[digest] = Partial(self._chunked / checked(digest), size, digests)
         return self._coming[digest]
 
@@ -74,16 +74,12 @@ class ModelStore(BlobStore):
         path = self.path(digest)
         if not whole and partial is not None and partial.covers(offset, length):
             path = partial.path
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:  # perhaps it has just become whole
+        for place in (path, self.path(digest)):  # the second: perhaps it has just become whole
             with suppress(FileNotFoundError):
-                file = self.path(digest).open("rb")
-                file.seek(offset)
+                file = place.open("rb")
+                file.seek(within(file, offset))
                 return file
-            raise NotFoundError(f"these bytes of blob {digest} are not held here") from None
-        file.seek(offset)
-        return file
+        raise NotFoundError(f"these bytes of blob {digest} are not held here")
 
     @contextmanager
     def reserved(self, digest: str, size: int, keep: Collection[str]) -> Iterator[None]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from aimesh.artifacts.v1 import artifacts_pb2
-from coordinator.blob_exchange import BlobExchange, node_address
+from aimesh.membership.v1 import membership_pb2
+from coordinator.blob_exchange import BlobExchange, node_address, sizes_of
 from coordinator.hello import check_node_id
 from coordinator.mirror import Mirror
 from coordinator.state import State
@@ -28,7 +27,7 @@ class Locating:
         self._exchange = exchange
         self._tracker = tracker
         self._own_address = own_address
-        self._index = _Index(State())
+        self._index = _Index()
 
     def locate(self, request: artifacts_pb2.LocateChunksRequest) -> artifacts_pb2.LocateChunksResponse:
         """See artifacts.proto. Raises InvalidInputError, PermissionDeniedError, NotFoundError for an unknown blob."""
@@ -36,7 +35,8 @@ class Locating:
         check_speaks_for_node(request.node_id)
         if max(len(request.wanted), len(request.avoid)) > MOST_NAMED:
             raise InvalidInputError(f"a request names more than {MOST_NAMED} chunks or addresses")
-        index = self._at(self._mirror.state)
+        index = self._index
+        index.follow(self._mirror.state)
         size = index.sizes.get(checked(request.digest))
         if size is None:
             raise NotFoundError(f"blob {request.digest} is no version's", hint="its version may have been removed")
@@ -54,43 +54,45 @@ class Locating:
             others=found.others,
         )
 
-    def _at(self, state: State) -> _Index:
-        if self._index.state is not state:
-            self._index = _Index(state, self._index)
-        return self._index
-
 
 class _Index:
-    """What is looked up of a state, made again only where the state changed: agents ask often."""
+    """What is looked up of a state, kept up with it: agents ask often, and some node of a large mesh changes all the
+    time."""
 
-    def __init__(self, state: State, before: _Index | None = None) -> None:
-        self.state = state
-        same = before if before is not None and before.state.versions is state.versions else None
-        self.sizes: dict[str, int] = same.sizes if same else _sizes(state)
-        same = before if before is not None and before.state.nodes is state.nodes else None
-        self.addresses: dict[str, str] = same.addresses if same else _addresses(state)
-        self.holders: dict[str, list[str]] = same.holders if same else _holders(state, self.addresses)
+    def __init__(self) -> None:
+        self._state = State()
+        self.sizes: dict[str, int] = {}
+        """Bytes of each recorded blob."""
+        self.addresses: dict[str, str] = {}
+        """host:port of the agents that serve others, by node id."""
+        self.holders: dict[str, dict[str, None]] = {}
+        """By digest, ids of those that report the blob whole."""
 
+    def follow(self, state: State) -> None:
+        """Looks at what differs from the state before."""
+        before, self._state = self._state, state
+        if state.versions is not before.versions:
+            self.sizes = sizes_of(state.versions.values())
+        if state.nodes is before.nodes:
+            return
+        for node_id in before.nodes.keys() | state.nodes.keys():
+            was, now = before.nodes.get(node_id), state.nodes.get(node_id)
+            if was is not now:
+                self._change(node_id, was, now)
 
-def _sizes(state: State) -> dict[str, int]:
-    """Bytes of each recorded blob."""
-    files = [file for version in state.versions.values() for file in version.files]
-    lists = {file.chunks: chunks.list_bytes(file.size) for file in files if file.chunks}
-    return {**lists, **{file.digest: file.size for file in files}}
-
-
-def _addresses(state: State) -> dict[str, str]:
-    """host:port of the agents that serve others, by node id."""
-    return {node_id: address for node_id, node in state.nodes.items() if (address := node_address(node))}
-
-
-def _holders(state: State, addresses: Iterable[str]) -> dict[str, list[str]]:
-    """Which of these nodes hold each blob whole."""
-    found: dict[str, list[str]] = {}
-    for node_id in addresses:
-        for digest in state.nodes[node_id].report.blobs:
-            found.setdefault(digest, []).append(node_id)
-    return found
+    def _change(self, node_id: str, was: membership_pb2.Node | None, now: membership_pb2.Node | None) -> None:
+        address = node_address(now) if now is not None else ""
+        held = set(was.report.blobs) if was is not None and node_id in self.addresses else set[str]()
+        holds = set(now.report.blobs) if now is not None and address else set[str]()
+        self.addresses.pop(node_id, None)
+        if address:
+            self.addresses[node_id] = address
+        for digest in held - holds:
+            self.holders[digest].pop(node_id)
+            if not self.holders[digest]:
+                del self.holders[digest]
+        for digest in holds - held:
+            self.holders.setdefault(digest, {})[node_id] = None
 
 
 def _check_numbers(request: artifacts_pb2.LocateChunksRequest, size: int) -> int:

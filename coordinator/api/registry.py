@@ -132,7 +132,8 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
         self, request: registry_pb2.SetTrustRequest, context: Any
     ) -> registry_pb2.SetTrustResponse:
         """Replaces whose signatures count."""
-        return registry_pb2.SetTrustResponse(trust=await self._trust.set(request.trust))
+        replaces = request.replaces if request.HasField("replaces") else None
+        return registry_pb2.SetTrustResponse(trust=await self._trust.set(request.trust, replaces))
 
 
 def _page_key(version: registry_pb2.ModelVersion) -> str:

@@ -19,17 +19,18 @@ from coordinator.mirror import Mirror
 from coordinator.paging import page
 from coordinator.placing import placed
 from coordinator.rollout import steering
-from coordinator.rollout.advance import LOADING, RUNNING
 from coordinator.rollout.check import check_no_other
 from coordinator.rollout.course import is_over
 from coordinator.rollout.gates import check_gates
 from coordinator.rollout.measured import PASSED_ON, Measured
 from coordinator.rollout.plan import Planned, plan, plan_back
+from coordinator.rollout.record import LOADING, RUNNING
 from meshkit.auth import current_principal
 from meshkit.errors import NotFoundError, SupersededError
 
 PACE_S = 1.0
 """How often a watch shows what is measured, which is no change."""
+CHANGE_TRIES = 5
 CheckSpec = Callable[[rollout_pb2.RolloutSpec], Awaitable[None]]
 """Raises for what the plan does not look at: gates that do not compile, a version that is not to be tried."""
 
@@ -189,12 +190,22 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
     async def _change(
         self, name: str, make: Callable[[rollout_pb2.Rollout], rollout_pb2.Rollout]
     ) -> rollout_pb2.Rollout:
-        """Writes what `make` makes of the newest rollout of a deployment. Raises what it raises."""
-        _, (held,) = await self.etcd.get(keys.rollout(name))
-        if held.value is None:
-            raise _none(name)
-        rollout = make(keys.parse(held.value, rollout_pb2.Rollout()))
-        await self._write(rollout, held.value, [Unchanged(held.key, held.mod_revision)])
+        """Writes what `make` makes of the newest rollout of a deployment. Raises what it raises.
+
+        Tried again when the leader writes at the same moment, as it does many times a second while things move.
+        """
+        for tries_left in reversed(range(CHANGE_TRIES)):
+            _, (held,) = await self.etcd.get(keys.rollout(name))
+            if held.value is None:
+                raise _none(name)
+            rollout = make(keys.parse(held.value, rollout_pb2.Rollout()))
+            try:
+                await self._write(rollout, held.value, [Unchanged(held.key, held.mod_revision)])
+            except SupersededError:
+                if not tries_left:
+                    raise
+            else:
+                break
         return rollout
 
     async def _write(self, rollout: rollout_pb2.Rollout, before: bytes | None, guards: Sequence[Unchanged]) -> None:

@@ -17,6 +17,11 @@ MOST_REPLICAS = 10_000
 MOST_TARGETS = 16
 MOST_WEIGHT = 1_000_000
 
+MOST_PATH = 1024
+"""Bytes of a file's path."""
+MOST_FILE_NAME = 255
+"""Bytes of one part of it: more than that no file system takes (NAME_MAX)."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -34,6 +39,8 @@ def check_version_message(version: registry_pb2.ModelVersion) -> registry_pb2.Mo
     paths = [file.path for file in version.files]
     if len(set(paths)) < len(paths):
         raise InvalidInputError(f"{version.name}:{version.version} names a file twice")
+    if both := sorted({str(parent) for path in paths for parent in PurePosixPath(path).parents} & set(paths)):
+        raise InvalidInputError(f"{version.name}:{version.version}: {both[0]!r} is a file and a directory")
     check_said(version)
     if is_prompt:
         check_prompt(version)
@@ -78,10 +85,13 @@ def _check_file(file: registry_pb2.ModelFile) -> None:
         or path.is_absolute()
         or str(path) != file.path
         or {".", ".."} & set(path.parts)
-        or "\0" in file.path
+        or not file.path.isprintable()
+        or len(file.path.encode()) > MOST_PATH
+        or any(len(part.encode()) > MOST_FILE_NAME for part in path.parts)
     ):
         raise InvalidInputError(
-            f"file path {file.path!r} is not allowed", hint="use a relative path with '/', without '.' or '..' parts"
+            f"file path {file.path[:300]!r} is not allowed",
+            hint=f"use a relative path with '/', without '.' or '..' parts, of at most {MOST_PATH} bytes",
         )
     if not _DIGEST.fullmatch(file.digest):
         raise InvalidInputError(f"file {file.path}: digest {file.digest!r} is no sha256 in lower-case hex")

@@ -21,6 +21,7 @@ from coordinator.evaluation.ask import Asker, request_of
 from coordinator.evaluation.dataset import MOST_BYTES, Question, parse
 from coordinator.evaluation.scorer import run_scorer, scorer_path
 from coordinator.evaluation.scores import SCORER, score
+from coordinator.faults import Faults
 from coordinator.mirror import Mirror
 from coordinator.rollout.course import is_over
 from coordinator.state import VersionKey, serving_nodes
@@ -31,6 +32,8 @@ from meshkit.errors import AimeshError, InvalidInputError
 log = structlog.get_logger()
 
 STEP_S = 1.0
+AT_ONCE = 4
+"""Versions that are evaluated at the same time: a slow one keeps no other waiting, as long as there are not so many."""
 MOST_RESULTS = 256
 """Kept; the one that was not used for the longest time goes first."""
 MOST_SETS = 4
@@ -90,23 +93,49 @@ class Evaluator:
         self._results: OrderedDict[_Result, dict[str, list[float]]] = OrderedDict()
         self._waits: dict[_Result, tuple[Backoff, float, str]] = {}
         """By what could not be evaluated: when it is tried again, by the loop's clock, and why it could not."""
+        self._running: set[_Result] = set()
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._faults = Faults("evaluation.fault")
 
     async def run(self) -> None:
-        """Evaluates what is to be, one version after the other, while this coordinator leads; until cancelled."""
-        while True:
-            if self._election.term and not self._mirror.frozen:
-                await self.step()
-            await asyncio.sleep(STEP_S)
+        """Evaluates what is to be, while this coordinator leads; until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                with self._faults.kept("all"):
+                    if self._election.term and not self._mirror.frozen:
+                        for each in self._due():
+                            tasks.create_task(self._evaluated(*each))
+                await asyncio.sleep(STEP_S)
 
     async def step(self) -> None:
         """Evaluates each version of a rollout that has not been and that some node serves."""
+        async with asyncio.TaskGroup() as tasks:
+            for each in self._due():
+                tasks.create_task(self._evaluated(*each))
+
+    def _due(self) -> list[tuple[rollout_pb2.Evaluation, registry_pb2.ModelVersion]]:
+        """What is to be evaluated now and is not on its way."""
+        found: dict[_Result, tuple[rollout_pb2.Evaluation, registry_pb2.ModelVersion]] = {}
         state = self._mirror.state
         for rollout in [each for each in state.rollouts.values() if not is_over(each)]:
             gates = rollout.spec.gates
             for version in versions_of(rollout) if gates.HasField("evaluation") else ():
                 recorded = state.versions.get((rollout.spec.name, version))
                 if recorded is not None and self._is_due(gates.evaluation, recorded):
-                    await self._evaluate(gates.evaluation, recorded)
+                    found[_result(gates.evaluation, recorded)] = gates.evaluation, recorded
+        return [each for result, each in found.items() if result not in self._running]
+
+    async def _evaluated(self, evaluation: rollout_pb2.Evaluation, version: registry_pb2.ModelVersion) -> None:
+        result, name = _result(evaluation, version), f"{version.name}:{version.version}"
+        self._running.add(result)
+        try:
+            async with self._slots:
+                with self._faults.kept(name, result):
+                    await self._evaluate(evaluation, version)
+                if fault := self._faults.of(name):
+                    self._wait(result, fault)
+        finally:
+            self._running.discard(result)
 
     def scores(self, name: str, version: str) -> Mapping[str, list[float]]:
         """A version's scores in the evaluation of its rollout, one a question, by metric; none while there are none."""
@@ -126,10 +155,13 @@ class Evaluator:
         return f"{name}:{version} could not be evaluated: {wait[2]}" if wait else f"{name}:{version} is being evaluated"
 
     def awaited(self, name: str) -> list[str]:
-        """What is missing before requests should move to the new versions of a rollout that runs; for people."""
+        """What is missing before the first requests should move to the new versions of a rollout; for people.
+
+        Later steps wait for nothing: versions were evaluated before the first, or a person went past the gates.
+        """
         state = self._mirror.state
         rollout = state.rollouts.get(name)
-        if rollout is None or rollout.state != rollout_pb2.ROLLOUT_STATE_RUNNING:
+        if rollout is None or rollout.state != rollout_pb2.ROLLOUT_STATE_RUNNING or rollout.step:
             return []
         served = [version for version in versions_of(rollout) if serving_nodes(state, name, version)]
         return [why for version in served if (why := self.pending(name, version))]
@@ -186,9 +218,8 @@ class Evaluator:
             expected = [question.expected for question in questions]
             found = {metric: await self._score(metric, expected, answers) for metric in evaluation.metrics}
         except (AimeshError, OSError) as error:
-            backoff = self._waits[result][0] if result in self._waits else Backoff(first_s=1.0, most_s=30.0)
             reason = error.message if isinstance(error, AimeshError) else str(error)
-            self._waits[result] = backoff, asyncio.get_running_loop().time() + backoff.next_delay(), reason
+            self._wait(result, reason)
             log.warning("evaluation.failed", model=version.name, version=version.version, reason=reason)
             return
         self._waits.pop(result, None)
@@ -198,6 +229,10 @@ class Evaluator:
             self._results.popitem(last=False)
         means = {metric: round(sum(scores) / len(scores), 4) for metric, scores in found.items()}
         log.info("evaluation.done", model=version.name, version=version.version, questions=len(expected), **means)
+
+    def _wait(self, result: _Result, reason: str) -> None:
+        backoff = self._waits[result][0] if result in self._waits else Backoff(first_s=1.0, most_s=30.0)
+        self._waits[result] = backoff, asyncio.get_running_loop().time() + backoff.next_delay(), reason
 
     async def _score(self, metric: str, expected: Sequence[Any], answers: Sequence[Any]) -> list[float]:
         if metric.startswith(SCORER):

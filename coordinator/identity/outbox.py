@@ -47,6 +47,10 @@ class Outbox:
         event = self._event(key.removeprefix(keys.ROOT), before, after)
         return Put(keys.audit_event(event.id), keys.encode(event))
 
+    def draft(self, target: str, before: bytes | None, after: bytes | None) -> identity_pb2.AuditEvent:
+        """The event of a change that is kept elsewhere than in etcd: whoever writes it moves it there afterwards."""
+        return self._event(target, before, after)
+
     def _event(self, target: str, before: bytes | None, after: bytes | None) -> identity_pb2.AuditEvent:
         principal, now = current_principal(), self._now_ns()
         event = identity_pb2.AuditEvent(

@@ -20,6 +20,7 @@ from coordinator.identity.outbox import Outbox
 from coordinator.mirror import Mirror
 from coordinator.registry import catalog
 from coordinator.registry.aliases import parse_model
+from coordinator.registry.checking import check_record
 from coordinator.registry.finding import find_version, versions_of
 from coordinator.registry.prompts import prompt_text
 from coordinator.registry.succession import check_succession
@@ -28,7 +29,7 @@ from coordinator.state import State
 from meshkit import chunks
 from meshkit.auth import current_principal
 from meshkit.blobs import BlobStore
-from meshkit.errors import ConflictError, PreconditionError, SupersededError
+from meshkit.errors import ConflictError, InvalidInputError, PreconditionError, SupersededError
 from meshkit.versions import version_digest
 
 
@@ -55,6 +56,7 @@ class Recorder:
         await self._check_content(version)
         _sign_off(version)
         value = keys.encode(version)
+        check_record(version, value)
         changes = [Put(key, value), Put(model.key, keys.encode(parse_model(version.name, model)))]
         event = await self.outbox.event(key, None, value)
         guards = [Unchanged(key, 0), Unchanged(model.key, model.mod_revision)]
@@ -87,19 +89,24 @@ class Recorder:
         await self.mirror.reached(revision)
 
     async def _check_content(self, version: registry_pb2.ModelVersion) -> None:
-        absent = [file for file in version.files if file.digest not in self.blobs.held()]
-        missing = [file.path for file in absent if not await self.exchange.held_elsewhere(file.digest)]
-        if missing:
+        named = f"{version.name}:{version.version}"
+        fits = [(file, await self.exchange.has_size(file.digest, file.size)) for file in version.files]
+        if missing := [file.path for file, fit in fits if fit is None]:
             raise PreconditionError(
-                f"{version.name}:{version.version}: the content of {', '.join(missing)} has not been uploaded",
+                f"{named}: the content of {', '.join(missing)} has not been uploaded",
                 hint="upload it with ArtifactsService.UploadBlob first",
                 reason="BLOB_MISSING",
             )
+        if wrong := [file for file, fit in fits if not fit]:
+            raise InvalidInputError(
+                f"{named}: {wrong[0].path} has other than the {wrong[0].size} bytes that are said of it",
+                hint="ModelFile.size is the size of its blob",
+            )
         for file in version.files:
-            if file.chunks and await self.exchange.size(file.chunks) != chunks.list_bytes(file.size):
+            if file.chunks and not await self.exchange.has_size(file.chunks, chunks.list_bytes(file.size)):
                 raise PreconditionError(
-                    f"{version.name}:{version.version}: the chunk list of {file.path} has not been uploaded, or "
-                    f"lists other than {file.size} bytes",
+                    f"{named}: the chunk list of {file.path} has not been uploaded, or lists other than "
+                    f"{file.size} bytes",
                     hint="upload it with ArtifactsService.UploadBlob first, or leave ModelFile.chunks empty",
                     reason="BLOB_MISSING",
                 )

@@ -30,10 +30,13 @@ class TrustKeeper:
     mirror: Mirror
     outbox: Outbox
 
-    async def set(self, trust: registry_pb2.Trust) -> registry_pb2.Trust:
-        """Replaces whose signatures count. Raises InvalidInputError naming what is wrong with it."""
+    async def set(self, trust: registry_pb2.Trust, replaces: registry_pb2.Trust | None = None) -> registry_pb2.Trust:
+        """Replaces whose signatures count. Raises InvalidInputError naming what is wrong with it, SupersededError when
+        it is to replace another one than there is."""
         check_trust(trust)
         _, (held,) = await self.etcd.get(keys.TRUST)
+        if replaces is not None and keys.parse(held.value or b"{}", registry_pb2.Trust()) != replaces:
+            raise SupersededError("the trusted keys changed in the meantime", hint="try again: aimesh trust list")
         value = keys.encode(trust)
         if value != held.value:
             await self._commit(held, value, forgiven(self.mirror.state, trust), "the trusted keys")
@@ -89,7 +92,7 @@ def check_trust(trust: registry_pb2.Trust) -> None:
     if trust.signed_only and not trust.keys:
         raise InvalidInputError(
             "signed_only without a trusted key: no model could be loaded any more",
-            hint="name a key first: aimesh trust add NAME FILE.pub",
+            hint="name another key first: aimesh trust add NAME FILE.pub; or: aimesh trust require off",
         )
 
 

@@ -144,8 +144,11 @@ class Book:
                 pages.pop(0)
         return replace(self, total=total, trend=trend, pages=pages)
 
-    def last(self, seconds: float) -> tuple[Account, Sequence[tuple[float, float]]]:
-        """The account and the trend of about the last so many seconds."""
-        start = self.total.seconds - seconds
+    def latest(self, every_s: float) -> tuple[Account, Sequence[tuple[float, float]]]:
+        """The account and the trend since the last multiple of so many seconds, to the page before it.
+
+        Windows that follow each other begin at moments that nothing measured has chosen.
+        """
+        start = self.total.seconds // every_s * every_s
         at, then = next(((at, page) for at, page in reversed(self.pages) if at <= start), self.pages[0])
         return self.total - then, [(second - at, value) for second, value in self.trend if second >= at]

@@ -23,6 +23,8 @@ from coordinator.rollout.window import BUCKETS_AN_OCTAVE, Window
 
 Ints = npt.NDArray[np.int64]
 _BUCKETS = 27 * BUCKETS_AN_OCTAVE
+_EARLIER_S = 5
+"""Seconds that the old version was seen for before the first step: a model is seldom loaded in less."""
 _NAIVE = 0.05
 """The level of each naive test."""
 
@@ -89,13 +91,13 @@ Judge = Callable[[Window, Window, Window, float], rollout_pb2.Verdict.ValueType]
 """What the windows (before, now, frozen) and the share come to."""
 
 
-def sequential_judge(stages: int, *, share_known: bool = True, earlier_known: bool = False) -> Judge:
-    """As the leader judges: it knows the step's share, and while both versions serve nothing from before the step."""
+def sequential_judge(stages: int, *, share_known: bool = True, earlier_known: bool = True) -> Judge:
+    """As the leader judges: it knows the step's share, and what the old version did while the new one was loaded."""
     gates = rollout_pb2.Gates()
 
     def judge(before: Window, now: Window, frozen: Window, share: float) -> rollout_pb2.Verdict.ValueType:
-        earlier = frozen if earlier_known else None
-        return verdict(gates, compare(before, now, earlier, share if share_known else None), stages).verdict
+        earlier, told = frozen if earlier_known else None, share if share_known else None
+        return verdict(gates, compare(before, now, earlier, told, together=True), stages).verdict
 
     return judge
 
@@ -114,7 +116,7 @@ def naive_judge(before: Window, now: Window, _frozen: Window, _share: float) -> 
 def rollout(scenario: Scenario, judge: Judge, number: int, seed: int) -> Outcome:
     """What becomes of one. The n-th of a seed sees the same requests whatever the judge and however often it looks."""
     drawn = (seed, number)
-    frozen = _windows(scenario.old, scenario.requests_s, scenario.longest_s, (0, 0, 0.0), (*drawn, 0, 0))(60)
+    frozen = _windows(scenario.old, scenario.requests_s, scenario.longest_s, (0, 0, 0.0), (*drawn, 0, 0))(_EARLIER_S)
     seconds = 0
     for step, percent in enumerate(each for each in scenario.steps if each < 100):
         ended, result = _step(scenario, judge, percent / 100, frozen, (*drawn, step + 1))

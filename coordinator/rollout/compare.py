@@ -21,13 +21,22 @@ _SETTLED = 400
 """Answers from which a mean time says something: with a spread as large as the mean it is known to a twentieth."""
 
 
-def compare(before: Window, now: Window, frozen: Window | None = None, share: float | None = None) -> list[Comparison]:
+def compare(
+    before: Window,
+    now: Window,
+    frozen: Window | None = None,
+    share: float | None = None,
+    *,
+    together: bool | None = None,
+) -> list[Comparison]:
     """One comparison a metric that was measured of either; those with an empty `test` are shown and not tested.
 
-    `share` is that of the requests which the new version is to get, 0 to 1: differences show sooner with it. An old
-    version that gets no requests any more is stood in for by `frozen`.
+    `share` is that of the requests which the new version is to get, 0 to 1: differences show sooner with it. While both
+    are served, `together`, `frozen` says at which latencies to look. An old version that gets no requests any more is
+    stood in for by it. Where it is not said which of the two it is, the requests that were seen decide.
     """
-    together = bool(before.requests or before.gateway_requests) or frozen is None
+    if together is None:
+        together = bool(before.requests or before.gateway_requests) or frozen is None
     base = before if together or frozen is None else frozen
     found = [
         *_errors(base, now, share, together=together),

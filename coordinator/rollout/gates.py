@@ -63,19 +63,35 @@ def judge(  # one step is all of this
 
     Raises PolicyError when the policy cannot be run: then there is no judgement, and the rollout holds.
     """
-    comparisons = compare(before, now, frozen, share)
-    found = verdict(gates, comparisons, stages)
-    if gates.none or found.verdict == rollout_pb2.VERDICT_FAIL:
+    return judge_compared(gates, compare(before, now, frozen, share), now, stages=stages)
+
+
+def judge_compared(
+    gates: rollout_pb2.Gates,
+    comparisons: Sequence[rollout_pb2.Comparison],
+    now: Window,
+    *,
+    stages: int = STAGES,
+    beside: Sequence[float] = (),
+    doubt: str = "",
+) -> Judgement:
+    """The same of what is compared already. See verdict() for `stages` and `beside`.
+
+    `doubt` is why the versions' requests cannot be held against each other: only a rule of the policy fails then, and
+    nothing passes. Raises PolicyError.
+    """
+    found = verdict(gates, comparisons, stages, beside)
+    if gates.none or (found.verdict == rollout_pb2.VERDICT_FAIL and not doubt):
         return found
     policy = Policy(gates.rego) if gates.rego else default_policy()
     alpha = (gates.false_alarm or FALSE_ALARM) / max(1, stages)
     ruling = evaluate(policy, document(comparisons, now, alpha))
     if ruling.fail:
         return replace(found, verdict=rollout_pb2.VERDICT_FAIL, reason="; ".join(ruling.fail))
-    untold = [*ruling.hold, *_not_evaluated(gates, now)]
+    untold = [*([doubt] if doubt else []), *ruling.hold, *_not_evaluated(gates, now)]
     if not untold:
         return found
-    if found.verdict == rollout_pb2.VERDICT_INCONCLUSIVE:
+    if found.verdict != rollout_pb2.VERDICT_PASS:
         untold.append(found.reason)
     return replace(found, verdict=rollout_pb2.VERDICT_INCONCLUSIVE, reason="; ".join(untold))
 

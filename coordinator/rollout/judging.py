@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aimesh.rollout.v1 import rollout_pb2
-from coordinator.rollout.advance import HELD, HOLDING, RUNNING, WATCHING, Judged
-from coordinator.rollout.course import hold_s, weighted
-from coordinator.rollout.gates import judge
-from coordinator.rollout.rego import PolicyError
+from coordinator.rollout.course import weighted
+from coordinator.rollout.looks import Stage, look, versions_of
+from coordinator.rollout.record import HELD, HOLDING, RUNNING, WATCHING, Judged
 from coordinator.rollout.timing import JUDGE_S
 from coordinator.rollout.window import Window
 from coordinator.state import State
 
 _NOT_YET = -1
 """In place of a step: before the first one holds."""
+_ENOUGH = 100
+"""Requests whose latencies say where to look for longer ones."""
 WATCHED_S = 60.0
-"""Length of the window that is held against the frozen one after the last step, in seconds."""
+"""Length of the windows that follow each other after the last step, in seconds."""
 
 
 class Windows(Protocol):
     """The meter, as far as it is needed here."""
+
+    @property
+    def scores(self) -> Callable[[str, str], Mapping[str, list[float]]]:
+        """Asked for a version's scores of its rollout's evaluation, by metric."""
 
     def begin(self, name: str) -> None:
         """Counts all versions of a model from now on."""
@@ -32,8 +38,8 @@ class Windows(Protocol):
     def windows(self, name: str) -> Mapping[str, Window]:
         """What each version did since then."""
 
-    def sliding(self, name: str, seconds: float) -> Mapping[str, Window]:
-        """What each version did in about the last so many seconds, and not before then."""
+    def latest(self, name: str, every_s: float) -> Mapping[str, Window]:
+        """What each version did since the last multiple of so many seconds."""
 
 
 @dataclass
@@ -45,9 +51,11 @@ class _Case:
     needs_frozen: bool = False
     """The old version gets no requests any more."""
     frozen: Window | None = None
-    """What it did while it still had them."""
+    """What it did before."""
     at: float = -JUDGE_S
     judged: Judged | None = None
+    scored: Sequence[tuple[str, tuple[str, ...]]] = ()
+    """Before the first step: the metrics by version that the judgement rests on."""
 
 
 @dataclass
@@ -61,13 +69,16 @@ class Judging:
     async def judge(self, state: State, rollout: rollout_pb2.Rollout) -> Judged | None:
         """The judgement of what was measured since the step's share moved, at most JUDGE_S old.
 
-        None when nothing is judged: by the gates, because nothing has moved yet, or because what it would be held
-        against was measured by a leader that is gone.
+        Before the first share moves it is that of the evaluation, if there is to be one and it fails. None when nothing
+        is judged: by the gates, because nothing has moved yet, or because what it would be held against was measured by
+        a leader that is gone.
         """
         if rollout.spec.gates.none or rollout.state not in (RUNNING, HELD):
             return None
         case = self._case(rollout)
-        if case.key[1] == _NOT_YET or (case.needs_frozen and case.frozen is None):
+        if case.key[1] == _NOT_YET:
+            return await self._first(rollout, case)
+        if case.needs_frozen and case.frozen is None:
             return None
         if self.clock() - case.at >= JUDGE_S:
             case.judged, case.at = await self._judged(rollout, case), self.clock()
@@ -90,66 +101,60 @@ class Judging:
         key = (rollout.id, rollout.step if holding else _NOT_YET, rollout.since.ToNanoseconds() if holding else 0)
         if case is not None and same and (case.key == key or not holding):
             return case
-        old, _ = _versions(rollout)
-        needs_frozen = holding and old not in weighted(rollout.steps[rollout.step].targets)
-        frozen = None
-        if needs_frozen and case is not None and same:
-            frozen = case.frozen or self.meter.windows(name).get(old)
+        old, _ = versions_of(rollout)
+        needs_frozen = holding and bool(old) and old not in weighted(rollout.steps[rollout.step].targets)
+        frozen = _earlier(case, self.meter.windows(name).get(old)) if case is not None and same else None
         self.meter.begin(name)
         self._cases[name] = _Case(key, needs_frozen, frozen)
         return self._cases[name]
 
+    async def _first(self, rollout: rollout_pb2.Rollout, case: _Case) -> Judged | None:
+        """What the answers to the evaluation come to before any request: one look, as soon as they are there.
+
+        They are compared where both versions have answered; the policy's word counts in any case.
+        """
+        gates, (base, others) = rollout.spec.gates, versions_of(rollout)
+        if rollout.step or not gates.HasField("evaluation"):
+            return None
+        scores = {version: dict(self.meter.scores(rollout.spec.name, version)) for version in (base, *others)}
+        if any(metric not in scores[version] for version in others for metric in gates.evaluation.metrics):
+            return None
+        scored = [(version, tuple(sorted(found))) for version, found in scores.items()]
+        if case.scored != scored:
+            windows = {version: Window(quality=found) for version, found in scores.items()}
+            judged = await asyncio.to_thread(look, rollout, windows, Stage(stages_of(rollout)))
+            case.judged, case.scored = replace(judged, reason=f"before its first request: {judged.reason}"), scored
+        judged_now = case.judged
+        assert judged_now is not None
+        failed = judged_now.verdict == rollout_pb2.VERDICT_FAIL
+        return judged_now if failed or judged_now.broken else None
+
     async def _judged(self, rollout: rollout_pb2.Rollout, case: _Case) -> Judged:
-        name, (base, others) = rollout.spec.name, _versions(rollout)
-        watched = rollout.phase == WATCHING
-        windows = self.meter.sliding(name, WATCHED_S) if watched else self.meter.windows(name)
-        found = [
-            await _one(rollout, windows.get(base, Window()), version, windows.get(version, Window()), case.frozen)
-            for version in others
-        ]
-        return _worst(found)
+        name = rollout.spec.name
+        stage = Stage(stages_of(rollout), together=not case.needs_frozen, frozen=case.frozen)
+        if rollout.phase != WATCHING:
+            return await asyncio.to_thread(look, rollout, self.meter.windows(name), stage)
+        # The watch as a whole shows what is little worse or grows slowly, its last minute what has just begun. They
+        # share the false alarms: half for the whole, and of the other half each minute its part.
+        minutes = math.ceil(rollout.spec.watch.ToNanoseconds() / 1e9 / WATCHED_S)
+        halved = replace(stage, stages=2 * stage.stages)
+        whole = await asyncio.to_thread(look, rollout, self.meter.windows(name), halved)
+        parted = replace(stage, stages=2 * stage.stages * max(1, minutes))
+        latest = await asyncio.to_thread(look, rollout, self.meter.latest(name, WATCHED_S), parted)
+        only_latest = latest.verdict == rollout_pb2.VERDICT_FAIL and whole.verdict != rollout_pb2.VERDICT_FAIL
+        return latest if only_latest else whole
 
 
-async def _one(
-    rollout: rollout_pb2.Rollout, before: Window, version: str, now: Window, frozen: Window | None
-) -> Judged:
-    step, stages = rollout.steps[rollout.step], sum(hold_s(each) > 0 for each in rollout.steps)
-    weights = {target.version: target.weight for target in step.targets}
-    share = weights.get(version, 0) / 100 if 0 < weights.get(version, 0) < 100 else None
-    try:
-        found = await asyncio.to_thread(
-            judge, rollout.spec.gates, before, now, frozen, share=share, stages=stages + (frozen is not None)
-        )
-    except PolicyError as error:
-        return Judged(rollout_pb2.VERDICT_INCONCLUSIVE, broken=str(error))
-    named = rollout.spec.WhichOneof("strategy") == "experiment"
-    return Judged(
-        rollout_pb2.Verdict.Value(rollout_pb2.Verdict.Name(found.verdict)),
-        f"{version}: {found.reason}" if named else found.reason,
-        [_of(version, each) for each in found.comparisons] if named else found.comparisons,
-    )
+def stages_of(rollout: rollout_pb2.Rollout) -> int:
+    """How many measurements that begin anew share a rollout's false alarms."""
+    evaluated, watched = rollout.spec.gates.HasField("evaluation"), bool(rollout.spec.watch.ToNanoseconds())
+    return max(1, len(rollout.steps) - 1 + evaluated + watched)
 
 
-def _of(version: str, comparison: rollout_pb2.Comparison) -> rollout_pb2.Comparison:
-    made = rollout_pb2.Comparison(version=version)
-    made.MergeFrom(comparison)
-    return made
-
-
-def _worst(found: Sequence[Judged]) -> Judged:
-    """One of the arms that fails, else one without telling, else one that passes; with the comparisons of all."""
-    order = (rollout_pb2.VERDICT_FAIL, rollout_pb2.VERDICT_INCONCLUSIVE, rollout_pb2.VERDICT_PASS)
-    worst = min(found, key=lambda each: order.index(each.verdict))
-    reasons = [each.reason for each in found if each.verdict == worst.verdict and each.reason]
-    comparisons = [comparison for each in found for comparison in each.comparisons]
-    return replace(worst, reason="; ".join(reasons), comparisons=comparisons)
-
-
-def _versions(rollout: rollout_pb2.Rollout) -> tuple[str, list[str]]:
-    """(what others are held against, those others)."""
-    (old,) = sorted(weighted(rollout.before.targets))[:1]
-    arms = [arm.version for arm in rollout.spec.experiment.arms]
-    if rollout.spec.WhichOneof("strategy") != "experiment":
-        return old, [rollout.spec.version]
-    base = old if old in arms else arms[0]
-    return base, [version for version in arms if version != base]
+def _earlier(case: _Case, latest: Window | None) -> Window | None:
+    """What the old version did before a step: in the one before it, where that was enough."""
+    if case.needs_frozen or latest is None:
+        return case.frozen
+    if case.frozen is None or sum(latest.latency.values()) >= _ENOUGH:
+        return latest
+    return max(case.frozen, latest, key=lambda window: window.requests)

@@ -12,6 +12,7 @@ import structlog
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from coordinator.election import Election
+from coordinator.faults import Faults
 from coordinator.mirror import Mirror
 from coordinator.rollout.account import Account, Book, cost_of, done_between, memory_of
 from coordinator.rollout.window import Window
@@ -22,9 +23,9 @@ log = structlog.get_logger()
 
 STEP_S = 1.0
 PAGE_S = 5.0
-"""How exact the beginning of a sliding window is."""
+"""How exact the beginning of a window is that follows another."""
 KEEP_S = 900.0
-"""The longest sliding window."""
+"""The longest of such windows."""
 PRICE_LABEL = "cost_per_hour"
 """The node's label that says what it costs an hour, in any unit that is the same everywhere."""
 
@@ -59,6 +60,7 @@ class Meter:
         self._counted: dict[tuple[str, str, str], tuple[int, int]] = {}
         self._books: dict[str, dict[str, Book]] = {}
         self._at: float | None = None
+        self._faults = Faults("meter.fault")
         self.scores: Callable[[str, str], Mapping[str, list[float]]] = lambda _name, _version: {}
         """Asked for a version's scores of its rollout's evaluation, by metric."""
 
@@ -66,10 +68,11 @@ class Meter:
         """Measures while this coordinator leads and there is something to measure, until cancelled."""
         while True:
             began = self._clock()
-            if self._election.term and traced_names(self._mirror.state):
-                await self.step()
-            else:
-                self._forget()
+            with self._faults.kept("all", self._election.term):
+                if self._election.term and traced_names(self._mirror.state):
+                    await self.step()
+                else:
+                    self._forget()
             await asyncio.sleep(max(0.0, STEP_S - (self._clock() - began)))
 
     def begin(self, name: str) -> None:
@@ -83,11 +86,11 @@ class Meter:
             for version, book in self._books.get(name, {}).items()
         }
 
-    def sliding(self, name: str, seconds: float) -> Mapping[str, Window]:
-        """What each version did in about the last so many seconds, KEEP_S at most, and not from before `begin`."""
+    def latest(self, name: str, every_s: float) -> Mapping[str, Window]:
+        """The same since the last multiple of so many seconds, KEEP_S at most: windows that follow each other."""
         found = {}
         for version, book in self._books.get(name, {}).items():
-            account, trend = book.last(seconds)
+            account, trend = book.latest(every_s)
             found[version] = account.window(trend, self.scores(name, version))
         return found
 
@@ -101,7 +104,8 @@ class Meter:
         for node_id, load in loads.items():
             for model in load.models:
                 if model.name in names:
-                    self._count(state, node_id, model, seconds, done)
+                    with self._faults.kept(f"{model.name}:{model.version} on {node_id}"):
+                        self._count(state, node_id, model, seconds, done)
         self._count_gateways(gateways, names, done)
         self._enter(names, seconds, done)
 
@@ -150,9 +154,11 @@ class Meter:
         for name, books in self._books.items():
             for version in {version for each, version in done if each == name} | books.keys():
                 account = done.get((name, version), Account()) + Account(seconds=seconds)
-                books[version] = books.get(version, Book()).with_step(account, page_s=PAGE_S, keep_s=KEEP_S)
+                with self._faults.kept(f"{name}:{version}"):
+                    books[version] = books.get(version, Book()).with_step(account, page_s=PAGE_S, keep_s=KEEP_S)
 
     def _forget(self) -> None:
+        self._faults.only(set())
         self._held.clear()
         self._counted.clear()
         self._books.clear()

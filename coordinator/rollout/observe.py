@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from aimesh.membership.v1 import membership_pb2
 from aimesh.rollout.v1 import rollout_pb2
-from coordinator.rollout.advance import Judged, Observed
 from coordinator.rollout.orders import Replicas
+from coordinator.rollout.record import Judged, Observed
 from coordinator.state import State
 
 
@@ -54,7 +54,5 @@ def _failures(state: State, name: str, version: str) -> list[str]:
     return [
         f"{node_id}: {failure.message}"
         for (node_id, model, number), failure in sorted(state.failures.items())
-        if (model, number) == (name, version)
-        and node_id in state.nodes
-        and state.nodes[node_id].epoch == failure.epoch
+        if (model, number) == (name, version) and node_id in state.nodes and state.nodes[node_id].epoch == failure.epoch
     ]

@@ -69,8 +69,10 @@ class Course:
     """Weights move as soon as enough of the goal's replicas answer, before everything else: the way back."""
 
     def replicas(self, version: str) -> Replicas:
-        """What there is of a version."""
-        return self.seen.get(version, Replicas())
+        """What there is of a version. One that is given up already does not count as answering, though it still may."""
+        found = self.seen.get(version, Replicas())
+        kept = next((target.replicas for target in self.now.targets if target.version == version), 0)
+        return Replicas(min(found.serving, kept), found.present)
 
 
 def next_move(course: Course) -> Move:

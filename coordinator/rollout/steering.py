@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
-from coordinator.rollout.advance import HELD, ROLLING_BACK, RUNNING, SUCCEEDED, at_step, back, decided
 from coordinator.rollout.course import COMPARING, is_over
+from coordinator.rollout.record import HELD, ROLLING_BACK, RUNNING, SUCCEEDED, at_step, back, decided
 from meshkit.errors import InvalidInputError, PreconditionError
 
 PAUSED = rollout_pb2.ROLLOUT_STATE_PAUSED

@@ -36,18 +36,21 @@ class Judgement:
     """As they were given."""
 
 
-def verdict(gates: rollout_pb2.Gates, comparisons: Sequence[Comparison], stages: int = STAGES) -> Judgement:
+def verdict(
+    gates: rollout_pb2.Gates, comparisons: Sequence[Comparison], stages: int = STAGES, beside: Sequence[float] = ()
+) -> Judgement:
     """FAIL when a metric is surely worse by what matters, PASS when the watched ones are surely no worse than they may.
 
     `stages` is how many steps of the rollout are judged, which share gates.false_alarm. Within one the metrics share it
     (Holm). A miss needs no sharing: every watched metric must pass (R. Berger, "Multiparameter hypothesis testing and
-    acceptance sampling", Technometrics 1982). May be asked at every look; a step need not be over.
+    acceptance sampling", Technometrics 1982). May be asked at every look; a step need not be over. `beside` are the
+    p-values of an experiment's other arms, which share the step's false alarms too.
     """
     given = tuple(comparisons)
     if gates.none:
         return Judgement(rollout_pb2.VERDICT_PASS, "nothing is judged: the rollout has no gates", given)
     alpha = (gates.false_alarm or FALSE_ALARM) / max(1, stages)
-    worse = surely_worse(given, alpha)
+    worse = surely_worse(given, alpha, beside)
     if worse:
         return Judgement(rollout_pb2.VERDICT_FAIL, "; ".join(_told(each, p) for each, p in worse), given)
     missing = [*_unmeasured(gates, given), *_too_few(gates, given), *_unproven(given)]
@@ -57,13 +60,15 @@ def verdict(gates: rollout_pb2.Gates, comparisons: Sequence[Comparison], stages:
     return Judgement(rollout_pb2.VERDICT_PASS, f"no worse: {shown}", given)
 
 
-def surely_worse(comparisons: Sequence[Comparison], alpha: float) -> list[tuple[Comparison, float]]:
-    """Those worse by what matters at alpha, each with its p-value after Holm's correction."""
+def surely_worse(
+    comparisons: Sequence[Comparison], alpha: float, beside: Sequence[float] = ()
+) -> list[tuple[Comparison, float]]:
+    """Those worse by what matters at alpha, each with its p-value after Holm's correction, over those beside it too."""
     tested = [each for each in comparisons if each.test]
-    adjusted = holm([each.p_value for each in tested])
+    adjusted = holm([*(each.p_value for each in tested), *beside])
     return [
         (each, p)
-        for each, p in zip(tested, adjusted, strict=True)
+        for each, p in zip(tested, adjusted, strict=False)
         if p <= alpha and each.effect >= matters(each.metric)
     ]
 
@@ -89,7 +94,7 @@ def _unproven(comparisons: Sequence[Comparison]) -> list[str]:
     if not watched:
         return ["nothing to compare with: the old version was not measured"]
     return [
-        f"{_values(each)}: {each.now_count} {_counted(each)} are too few to rule out more than it may be worse by"
+        f"{each.now_count} {_counted(each)} are too few to be sure that {_values(each)} is no worse"
         for each in watched
         if each.no_worse_p_value > MISS
     ]
@@ -109,7 +114,7 @@ def _told(each: Comparison, p: float) -> str:
 
 
 def _values(each: Comparison) -> str:
-    return f"{each.metric} {_value(each.metric, each.now)}, was {_value(each.metric, each.before)}"
+    return f"{each.metric} {_value(each.metric, each.now)} (was {_value(each.metric, each.before)})"
 
 
 def _value(metric: str, value: float) -> str:

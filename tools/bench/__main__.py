@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from inference.demo import demo_models
-from tools.bench import distribution, report
+from tools.bench import distribution, report, rollout
 from tools.bench.cost import cpu_seconds, resident_bytes
 from tools.bench.load import Path as Way
 from tools.bench.load import Sample, StreamSample, streaming, unary
@@ -40,7 +40,8 @@ def main() -> None:
     console = Console(width=180 if not Console().is_terminal else None)
     with tempfile.TemporaryDirectory(prefix="aimesh-bench-") as folder:
         measured = measure(Path(folder), options.rounds, options.seconds, console)
-    for table in (*report.tables(measured), distribution.table(measured["distribution"])):
+    shown = [*report.tables(measured), distribution.table(measured["distribution"])]
+    for table in (*shown, *rollout.tables(measured["rollouts"])):
         console.print(table)
     if options.json:
         Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
@@ -68,6 +69,7 @@ def measure(folder: Path, rounds: int, seconds: float, console: Console) -> dict
     with running(folder / "mesh") as (mesh, up_warm):
         _until_answered(mesh)
         warm = time.monotonic() - began
+    console.print("rolling versions out")
     return {
         "unary": report.unary_rows(samples),
         "streaming": report.stream_rows(streams),
@@ -78,6 +80,7 @@ def measure(folder: Path, rounds: int, seconds: float, console: Console) -> dict
             "up, first token, warm": warm,
         },
         "distribution": spread,
+        "rollouts": rollout.measure(folder),
         "resident_bytes": resident,
         "idle_cpu": idle,
     }

@@ -34,7 +34,7 @@ class TritonPythonModel:
 
 @dataclass(frozen=True)
 class BenchMesh:
-    """A running mesh of one node."""
+    """A running mesh; what is measured of processes is of its first node."""
 
     state_dir: Path
     status: dict[str, Any]
@@ -68,10 +68,10 @@ def aimesh(state_dir: Path, *words: str) -> str:
 
 
 @contextlib.contextmanager
-def running(state_dir: Path) -> Iterator[tuple[BenchMesh, float]]:
-    """A mesh of one node and the seconds its start took; stopped with the block."""
+def running(state_dir: Path, nodes: int = 1) -> Iterator[tuple[BenchMesh, float]]:
+    """A mesh and the seconds its start took; stopped with the block."""
     began = time.monotonic()
-    aimesh(state_dir, "up", "--detach", "--nodes", "1")
+    aimesh(state_dir, "up", "--detach", "--nodes", str(nodes))
     took = time.monotonic() - began
     try:
         yield BenchMesh(state_dir, json.loads(aimesh(state_dir, "status", "--json"))), took

@@ -18,6 +18,7 @@ from tools.cli import (
     deployments,
     doctor,
     enroll,
+    experiments,
     inference,
     install,
     keys,
@@ -78,6 +79,7 @@ app.command(rich_help_panel="Models")(deployments.deploy)
 app.command(rich_help_panel="Models")(deployments.undeploy)
 app.add_typer(routes.app, rich_help_panel="Models")
 app.add_typer(rollout.app, rich_help_panel="Models")
+app.add_typer(experiments.app, rich_help_panel="Models")
 app.command(rich_help_panel="Ask a model")(inference.infer)
 app.command(rich_help_panel="Ask a model")(inference.chat)
 app.command(rich_help_panel="Ask a model")(inference.embed)

@@ -44,9 +44,7 @@ def version_tables(version: registry_pb2.ModelVersion, held: registry_pb2.GetMod
     for file in version.files:
         files.add_row(file.path, human_bytes(file.size), file.digest[:16] + "…")
     said = _said(held.model, version.version)
-    facts = Text(
-        "\n".join([*_facts(version), *_took(held, version.version), *_found(version), *_origin(version), *said])
-    )
+    facts = Text("\n".join([*_facts(version), *_took(held, version.version), *_origin(version), *said]))
     parts: list[RenderableType] = [facts, Text(""), tensors, Text(""), files]
     if version.changelog:
         parts += [Text(""), Text(version.changelog.rstrip())]
@@ -151,15 +149,6 @@ def _took(held: registry_pb2.GetModelResponse, version: str) -> list[str]:
     gpu = f", {human_bytes(took.gpu_memory_bytes)} GPU memory" if took.gpu_memory_bytes else ""
     load = f", loaded in {took.load_time.ToTimedelta().total_seconds():.1f} s" if took.HasField("load_time") else ""
     return [f"took     {human_bytes(took.memory_bytes)} memory{gpu}{load} on {took.node_id}"]
-
-
-def _found(version: registry_pb2.ModelVersion) -> list[str]:
-    """What its files were found to be."""
-    found = version.identification
-    words = [found.format, found.framework, found.architecture or found.family]
-    words += [f"{found.parameters:,} parameters"] if found.parameters else []
-    said = ", ".join(word for word in words if word)
-    return ([f"files    {said}"] if said else []) + [f"warning  {warning}" for warning in found.warnings]
 
 
 def _least(version: registry_pb2.ModelVersion) -> list[tuple[str, str]]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from meshkit.errors import AimeshError
@@ -22,10 +25,31 @@ def progress_console() -> Console:
     return _console(sys.stderr)
 
 
+class _Plain(Console):
+    """Shows control characters instead of sending them: an escape sequence in a changelog or in an agent's message
+    would be an order to the terminal of whoever reads it."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """As rich does; here as well, so that widths are those of what is shown."""
+        return super().render_str(shown(text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, with each control character but line ends as U+FFFD."""
+        for segment in super().render(renderable, options):
+            yield (
+                segment if segment.control or segment.text.isprintable() else segment._replace(text=shown(segment.text))
+            )
+
+
+def shown(text: str) -> str:
+    """The text with its control characters as U+FFFD; line ends and tabs stay."""
+    return "".join("\ufffd" if unicodedata.category(one) == "Cc" and one not in "\n\t" else one for one in text)
+
+
 def _console(file: Any) -> Console:
     wide = None if file.isatty() else 120
     # No markup: names, answers and errors are other people's text, and "[/x]" in it is no tag.
-    return Console(file=file, width=wide, highlight=False, soft_wrap=False, markup=False, emoji=False)
+    return _Plain(file=file, width=wide, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
 def print_json(value: Any) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from tools.cli.options import Json, StateDir
 from tools.cli.rollout_calibrate import calibrate
+from tools.cli.rollout_options import asking
 
 if TYPE_CHECKING:
     from aimesh.rollout.v1 import rollout_pb2
@@ -19,53 +20,13 @@ if TYPE_CHECKING:
 app = typer.Typer(name="rollout", help="Change a model's version in steps that are judged.", no_args_is_help=True)
 app.command()(calibrate)
 
-Goal = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="An experiment needs no version: it has arms.")]
 Name = Annotated[str, typer.Argument(help="The deployment's name.")]
 Reason = Annotated[str, typer.Option(help="Why; kept with the decision.")]
-Strategy = Annotated[str, typer.Option(help="rolling, blue-green, canary, shadow or experiment.")]
-Steps = Annotated[str, typer.Option(metavar="PERCENTS", help="Canary: rising, the last 100. Default 5,25,50,100.")]
-Hold = Annotated[str, typer.Option(metavar="TIME", help="Canary: how long each step lasts at least. Default 30s.")]
-Keep = Annotated[str, typer.Option(metavar="TIME", help="Blue-green: how long the old stays loaded. Default 5m.")]
-Percent = Annotated[float, typer.Option(help="Shadow: share of the requests that is copied. Default 100.")]
-Duration = Annotated[str, typer.Option(metavar="TIME", help="Shadow (default 60s), experiment (default 10m).")]
-Arms = Annotated[list[str] | None, typer.Option("--arm", metavar="VERSION=PERCENT", help="Experiment: two or more.")]
-Header = Annotated[str, typer.Option(metavar="NAME", help="Experiment: the header that names the caller.")]
-GatesFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="What is judged: TOML, or a policy in a .rego file.")
-]
-NoGates = Annotated[bool, typer.Option("--no-gates", help="Judge nothing: steps follow by time alone.")]
-Inconclusive = Annotated[str, typer.Option(help="Without telling: hold (default), promote or rollback.")]
-Replicas = Annotated[int, typer.Option(help="Of the new version at the end; as many as now when not given.", min=0)]
-Surge = Annotated[int | None, typer.Option(help="Replicas beyond those wanted; as many as fit when not given.", min=0)]
-Unavailable = Annotated[int | None, typer.Option(help="Replicas that may be missing; 0 when there is room.", min=0)]
-StepTimeout = Annotated[str, typer.Option(metavar="TIME", help="For loading and acknowledging. Default 10m.")]
-Watch = Annotated[str, typer.Option(metavar="TIME", help="Watch it so long afterwards, and take it back if worse.")]
-Downgrade = Annotated[bool, typer.Option("--allow-downgrade", help="The version may be lower than what runs.")]
 
 
 @app.command()
-def plan(  # a rollout has that many sides
-    model: Goal,
-    strategy: Strategy = "canary",
-    steps: Steps = "",
-    hold: Hold = "",
-    keep: Keep = "",
-    percent: Percent = 0.0,
-    duration: Duration = "",
-    arm: Arms = None,
-    header: Header = "",
-    gates: GatesFile = None,
-    no_gates: NoGates = False,
-    inconclusive: Inconclusive = "",
-    replicas: Replicas = 0,
-    max_surge: Surge = None,
-    max_unavailable: Unavailable = None,
-    step_timeout: StepTimeout = "",
-    watch: Watch = "",
-    allow_downgrade: Downgrade = False,
-    as_json: Json = False,
-    state_dir: StateDir = None,
-) -> None:
+@asking
+def plan(asked: Asked, as_json: Json = False, state_dir: StateDir = None) -> None:
     """Show what a rollout would do: its steps, the time it takes, the time back, and what stands in its way.
 
     Example: [bold]aimesh rollout plan chat:1.1.0 --strategy canary --steps 5,50,100[/bold]
@@ -74,34 +35,12 @@ def plan(  # a rollout has that many sides
     from tools.cli.output import console, print_json
     from tools.cli.plain import plain
     from tools.cli.rollout_client import plan_rollout
-    from tools.cli.rollout_spec import Asked, spec_of
     from tools.cli.rollout_view import planned
     from tools.cli.target import find_mesh
 
-    name, version = _split(model)
-    asked = Asked(
-        name,
-        version,
-        strategy,
-        steps,
-        hold,
-        keep,
-        percent,
-        duration,
-        arm or (),
-        header,
-        gates,
-        no_gates,
-        inconclusive,
-        replicas,
-        max_surge,
-        max_unavailable,
-        step_timeout,
-        watch,
-        allow_downgrade,
-    )
-    spec = spec_of(asked)
-    found = run(plan_rollout(find_mesh(state_dir), spec))
+    mesh = find_mesh(state_dir)
+    spec = _spec(mesh, asked)
+    found = run(plan_rollout(mesh, spec))
     if as_json:
         print_json(plain(found))
     else:
@@ -109,25 +48,9 @@ def plan(  # a rollout has that many sides
 
 
 @app.command()
-def start(  # a rollout has that many sides
-    model: Goal,
-    strategy: Strategy = "canary",
-    steps: Steps = "",
-    hold: Hold = "",
-    keep: Keep = "",
-    percent: Percent = 0.0,
-    duration: Duration = "",
-    arm: Arms = None,
-    header: Header = "",
-    gates: GatesFile = None,
-    no_gates: NoGates = False,
-    inconclusive: Inconclusive = "",
-    replicas: Replicas = 0,
-    max_surge: Surge = None,
-    max_unavailable: Unavailable = None,
-    step_timeout: StepTimeout = "",
-    watch: Watch = "",
-    allow_downgrade: Downgrade = False,
+@asking
+def start(
+    asked: Asked,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and return; it goes on by itself.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it starts.")] = False,
     as_json: Json = False,
@@ -139,33 +62,10 @@ def start(  # a rollout has that many sides
 
     Example: [bold]aimesh rollout start chat:1.1.0 --strategy canary --steps 5,25,50,100 --hold 30s[/bold]
     """
-    from tools.cli.rollout_spec import Asked
     from tools.cli.target import find_mesh
 
-    name, version = _split(model)
-    asked = Asked(
-        name,
-        version,
-        strategy,
-        steps,
-        hold,
-        keep,
-        percent,
-        duration,
-        arm or (),
-        header,
-        gates,
-        no_gates,
-        inconclusive,
-        replicas,
-        max_surge,
-        max_unavailable,
-        step_timeout,
-        watch,
-        allow_downgrade,
-    )
     mesh = find_mesh(state_dir)
-    started = _start(mesh, asked, yes=yes or as_json, quiet=as_json)
+    started = _start(mesh, _spec(mesh, asked), yes=yes or as_json, quiet=as_json)
     _go_on(mesh, started, detach=detach, as_json=as_json)
 
 
@@ -278,15 +178,25 @@ def list_(as_json: Json = False, state_dir: StateDir = None) -> None:
         console().print(listed(found))
 
 
-def _start(mesh: Mesh, asked: Asked, *, yes: bool, quiet: bool) -> rollout_pb2.Rollout:
+def _spec(mesh: Mesh, asked: Asked) -> rollout_pb2.RolloutSpec:
+    """The rollout; its evaluation set is uploaded, since the mesh looks into it before anything starts."""
+    from tools.cli.client import run
+    from tools.cli.rollout_spec import read
+    from tools.cli.upload import send_file
+
+    spec, dataset = read(asked)
+    if dataset is not None:
+        run(send_file(mesh, spec.gates.evaluation.dataset, dataset))
+    return spec
+
+
+def _start(mesh: Mesh, spec: rollout_pb2.RolloutSpec, *, yes: bool, quiet: bool) -> rollout_pb2.Rollout:
     """Shows the plan, asks, and starts."""
     from tools.cli.client import run
     from tools.cli.output import console
     from tools.cli.rollout_client import plan_rollout, start_rollout
-    from tools.cli.rollout_spec import spec_of
     from tools.cli.rollout_view import planned
 
-    spec = spec_of(asked)
     if not quiet:
         console().print(planned(spec, run(plan_rollout(mesh, spec))))
         if not yes and console().is_terminal:
@@ -326,8 +236,3 @@ def _steer(verb: Verb, name: str, reason: str, *, as_json: bool, state_dir: Path
         print_json(plain(found))
     else:
         console().print(headline(found))
-
-
-def _split(model: str) -> tuple[str, str]:
-    name, _, version = model.partition(":")
-    return name, version

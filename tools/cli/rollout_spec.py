@@ -1,24 +1,20 @@
-"""What `aimesh rollout start` is told, as the contract's RolloutSpec: pure, but for reading the gates' file."""
+"""What `aimesh rollout start` is told, as the contract's RolloutSpec: pure, but for reading the gates' files."""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import duration_pb2, json_format
+from google.protobuf import duration_pb2
 
 from aimesh.rollout.v1 import rollout_pb2
 from meshkit.errors import InvalidInputError
 from tools.cli.identity import parse_duration
+from tools.cli.rollout_gates import inconclusive, read_gates, take_dataset
 
 STRATEGIES = ("rolling", "blue-green", "canary", "shadow", "experiment")
-INCONCLUSIVE: Mapping[str, rollout_pb2.Inconclusive.ValueType] = {
-    "hold": rollout_pb2.INCONCLUSIVE_HOLD,
-    "promote": rollout_pb2.INCONCLUSIVE_PROMOTE,
-    "rollback": rollout_pb2.INCONCLUSIVE_ROLL_BACK,
-}
+DEFAULT_METRIC = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,11 @@ class Asked:
     gates: Path | None = None
     no_gates: bool = False
     inconclusive: str = ""
+    evaluate: Path | None = None
+    """The evaluation set."""
+    output: str = ""
+    """Of its answers, the one that is compared."""
+    metrics: Sequence[str] = ()
     replicas: int = 0
     max_surge: int | None = None
     max_unavailable: int | None = None
@@ -48,38 +49,23 @@ class Asked:
 
 def spec_of(asked: Asked) -> rollout_pb2.RolloutSpec:
     """The rollout that is asked for. Raises InvalidInputError for what is no value of an option."""
+    return read(asked)[0]
+
+
+def read(asked: Asked) -> tuple[rollout_pb2.RolloutSpec, Path | None]:
+    """The same, and the evaluation set that it names by digest, when that is a file here: it must be uploaded."""
     spec = rollout_pb2.RolloutSpec(
         name=asked.name, version=asked.version, replicas=asked.replicas, allow_downgrade=asked.allow_downgrade
     )
     _set_strategy(spec, asked)
-    _set_gates(spec, asked)
+    dataset = _set_gates(spec, asked)
     if asked.max_surge is not None:
         spec.max_surge = asked.max_surge
     if asked.max_unavailable is not None:
         spec.max_unavailable = asked.max_unavailable
     _set(spec.step_timeout, asked.step_timeout)
     _set(spec.watch, asked.watch)
-    return spec
-
-
-def read_gates(path: Path) -> rollout_pb2.Gates:
-    """Gates in TOML with the contract's field names, or a policy in Rego. Raises InvalidInputError."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path} cannot be read: {error}") from None
-    if path.suffix.lower() == ".rego":
-        return rollout_pb2.Gates(rego=text)
-    try:
-        found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInputError(f"{path}: {error}", hint="TOML, or a policy in a file that ends in .rego") from None
-    if "inconclusive" in found:
-        found["inconclusive"] = _inconclusive(str(found["inconclusive"]))
-    try:
-        return json_format.ParseDict(found, rollout_pb2.Gates())
-    except json_format.ParseError as error:
-        raise InvalidInputError(f"{path}: {error}", hint="its keys are in docs/operations/rollouts.md") from None
+    return spec, dataset
 
 
 def _set_strategy(spec: rollout_pb2.RolloutSpec, asked: Asked) -> None:
@@ -103,20 +89,39 @@ def _set_strategy(spec: rollout_pb2.RolloutSpec, asked: Asked) -> None:
         raise InvalidInputError(f"strategy {asked.strategy!r} is unknown", hint=f"one of {', '.join(STRATEGIES)}")
 
 
-def _set_gates(spec: rollout_pb2.RolloutSpec, asked: Asked) -> None:
-    if asked.gates is not None and asked.no_gates:
-        raise InvalidInputError("--gates and --no-gates exclude each other", hint="leave one out")
+def _set_gates(spec: rollout_pb2.RolloutSpec, asked: Asked) -> Path | None:
+    if asked.no_gates and (asked.gates is not None or asked.evaluate is not None):
+        other = "--gates" if asked.gates is not None else "--eval"
+        raise InvalidInputError(f"{other} and --no-gates exclude each other", hint="leave one out")
     if asked.gates is not None:
         spec.gates.CopyFrom(read_gates(asked.gates))
     spec.gates.none = spec.gates.none or asked.no_gates
     if asked.inconclusive:
-        spec.gates.inconclusive = _inconclusive(asked.inconclusive)
+        spec.gates.inconclusive = inconclusive(asked.inconclusive)
+    folder = asked.gates.parent if asked.gates is not None else Path()
+    if asked.evaluate is not None:
+        spec.gates.evaluation.dataset, folder = str(asked.evaluate), Path()
+    _set_evaluation(spec.gates, asked)
+    return take_dataset(spec.gates, folder)
 
 
-def _inconclusive(text: str) -> rollout_pb2.Inconclusive.ValueType:
-    if text not in INCONCLUSIVE:
-        raise InvalidInputError(f"inconclusive {text!r} is unknown", hint=f"one of {', '.join(INCONCLUSIVE)}")
-    return INCONCLUSIVE[text]
+def _set_evaluation(gates: rollout_pb2.Gates, asked: Asked) -> None:
+    """What is asked of the evaluation set; the options win over the gates' file."""
+    if not gates.HasField("evaluation"):
+        if asked.output or asked.metrics:
+            raise InvalidInputError("--eval-output and --eval-metric are of an evaluation set", hint="add --eval FILE")
+        return
+    gates.evaluation.output = asked.output or gates.evaluation.output
+    if asked.metrics:
+        gates.evaluation.metrics[:] = asked.metrics
+    if not gates.evaluation.metrics:
+        gates.evaluation.metrics.append(DEFAULT_METRIC)
+    if not gates.evaluation.output:
+        raise InvalidInputError(
+            "it is not said which output is compared with what is expected",
+            hint="--eval-output NAME; the names: aimesh models show",
+            reason="BAD_GATES",
+        )
 
 
 def _percents(text: str) -> list[int]:

@@ -1,8 +1,10 @@
-"""How rollouts look on a terminal. Pure."""
+"""How rollouts look on a terminal. Pure, but for the time of day."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC
 
 from google.protobuf import duration_pb2, timestamp_pb2
 from rich.console import Group, RenderableType
@@ -12,6 +14,7 @@ from rich.text import Text
 from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
 from tools.cli.plain import enum_name
+from tools.cli.rollout_measured import measured
 
 _BAR = 40
 _COLOURS = ("blue", "green", "magenta", "yellow", "cyan")
@@ -34,14 +37,18 @@ def planned(spec: rollout_pb2.RolloutSpec, plan: rollout_pb2.Plan) -> Renderable
     return Group(*lines)
 
 
-def shown(rollout: rollout_pb2.Rollout, comparisons: Sequence[rollout_pb2.Comparison]) -> RenderableType:
-    """What `aimesh rollout status` and `watch` show."""
+def shown(
+    rollout: rollout_pb2.Rollout, comparisons: Sequence[rollout_pb2.Comparison], now_ns: int | None = None
+) -> RenderableType:
+    """What `aimesh rollout status` and `watch` show at a moment, in nanoseconds since the epoch; None for now."""
     return Group(
         headline(rollout),
+        _course(rollout, time.time_ns() if now_ns is None else now_ns),
         _steps(rollout.steps, rollout),
         _weights(rollout),
-        *_measured(comparisons),
+        *measured(comparisons),
         *_decisions(rollout.decisions),
+        *_next(rollout),
     )
 
 
@@ -77,7 +84,10 @@ def listed(rollouts: Iterable[rollout_pb2.Rollout]) -> Table:
 
 def span(duration: duration_pb2.Duration) -> str:
     """90.5 s as '1 min 30.5 s'."""
-    seconds = duration.ToNanoseconds() / 1e9
+    return _seconds(duration.ToNanoseconds() / 1e9)
+
+
+def _seconds(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0)
@@ -126,25 +136,6 @@ def _weights(rollout: rollout_pb2.Rollout) -> Text:
     return bar.append_text(names)
 
 
-def _measured(comparisons: Sequence[rollout_pb2.Comparison]) -> Iterator[RenderableType]:
-    if not comparisons:
-        return
-    table = Table(box=None, pad_edge=False)
-    for title in ("METRIC", "BEFORE", "NOW", "P", "EFFECT", "TEST"):
-        table.add_column(title, justify="left" if title in ("METRIC", "TEST") else "right")
-    for each in comparisons:
-        tested = bool(each.test)
-        table.add_row(
-            f"{each.version} {each.metric}".strip(),
-            f"{each.before:.4g}" if each.HasField("before") else "",
-            f"{each.now:.4g}" if each.HasField("now") else "",
-            f"{each.p_value:.3g}" if tested else "",
-            f"{each.effect:+.3g}" if tested else "",
-            each.test,
-        )
-    yield table
-
-
 def _decisions(decisions: Sequence[rollout_pb2.Decision]) -> Iterator[RenderableType]:
     for each in decisions[-_DECISIONS_SHOWN:]:
         verdict = enum_name(rollout_pb2.Verdict.DESCRIPTOR, each.verdict)
@@ -157,7 +148,31 @@ def _decisions(decisions: Sequence[rollout_pb2.Decision]) -> Iterator[Renderable
 
 
 def _clock(at: timestamp_pb2.Timestamp) -> str:
-    return at.ToDatetime().strftime("%H:%M:%S")
+    """In the terminal's time zone."""
+    return at.ToDatetime(UTC).astimezone().strftime("%H:%M:%S")
+
+
+def _course(rollout: rollout_pb2.Rollout, now_ns: int) -> Text:
+    """Since when, and by whom; how long it took, or has been where it is."""
+    by = f" by {rollout.started_by}" if rollout.started_by else ""
+    line = Text(f"started {_clock(rollout.started_at)}{by}", style="dim")
+    if rollout.HasField("ended_at"):
+        took = (rollout.ended_at.ToNanoseconds() - rollout.started_at.ToNanoseconds()) / 1e9
+        return line.append(f", took {_seconds(round(took, 1))}")
+    there = max(0, round((now_ns - rollout.since.ToNanoseconds()) / 1e9))
+    hold = rollout.steps[rollout.step].hold if rollout.step < len(rollout.steps) else duration_pb2.Duration()
+    of = f" of {span(hold)}" if rollout.phase == rollout_pb2.PHASE_HOLDING and hold.ToNanoseconds() else ""
+    return line.append(f", {_seconds(there)}{of} in this phase")
+
+
+def _next(rollout: rollout_pb2.Rollout) -> Iterator[RenderableType]:
+    """What a person may do where the rollout waits for one, or ended well."""
+    verbs = {
+        rollout_pb2.ROLLOUT_STATE_HELD: "it goes on by itself once there is telling; or: aimesh rollout {} {}",
+        rollout_pb2.ROLLOUT_STATE_PAUSED: "to go on, or back: aimesh rollout {} {}",
+    }
+    if rollout.state in verbs:
+        yield Text(verbs[rollout.state].format("resume | promote | abort", rollout.spec.name), style="dim")
 
 
 def _goal(spec: rollout_pb2.RolloutSpec) -> str:

@@ -73,11 +73,19 @@ def read_said(
 
 def record_said(mesh: Mesh, version: registry_pb2.ModelVersion, said: Said) -> None:
     """Tags the version that was recorded and moves its aliases; the version stays when that is refused."""
+    from meshkit.errors import AimeshError
     from tools.cli.client import run
+    from tools.cli.output import progress_console
     from tools.cli.registry import say_of
 
-    if said.tags or said.aliases:
+    if not said.tags and not said.aliases:
+        return
+    try:
         run(say_of(mesh, version, said.tags, said.aliases))
+    except AimeshError:
+        named = f"{version.name}:{version.version}"
+        progress_console().print(f"{named} is recorded. Its tags and aliases are not, or not all:", soft_wrap=True)
+        raise
 
 
 def _text(changelog: str) -> str:

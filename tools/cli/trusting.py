@@ -23,8 +23,8 @@ async def change_trust(mesh: Mesh, change: Callable[[registry_pb2.Trust], None] 
         trust = (await registry.GetTrust(registry_pb2.GetTrustRequest(), timeout=CALL_TIMEOUT_S)).trust
         if change is None:
             return trust
-        change(trust)
-        request = registry_pb2.SetTrustRequest(trust=trust)
+        request = registry_pb2.SetTrustRequest(trust=trust, replaces=trust)
+        change(request.trust)
         return (await registry.SetTrust(request, timeout=CALL_TIMEOUT_S)).trust
 
 

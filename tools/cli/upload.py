@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import grpc.aio
@@ -26,7 +28,10 @@ Advance = Callable[[int], None]
 
 
 async def push(mesh: Mesh, package: Package, advance: Advance) -> registry_pb2.ModelVersion:
-    """Uploads what is missing and records the version; gives it as recorded."""
+    """Uploads what is missing and records the version; gives it as recorded.
+
+    One that was recorded before gets the package's signatures as well.
+    """
     async with connect(mesh, "coordinator") as channel:
         artifacts = artifacts_pb2_grpc.ArtifactsServiceStub(channel)
         for digest, path in package.paths.items():
@@ -35,7 +40,18 @@ async def push(mesh: Mesh, package: Package, advance: Advance) -> registry_pb2.M
             await _send_blob(artifacts, digest, io.BytesIO(listed), lambda _: None)
         registry = registry_pb2_grpc.RegistryServiceStub(channel)
         request = registry_pb2.CreateVersionRequest(version=package.version)
-        return (await registry.CreateVersion(request, timeout=CALL_TIMEOUT_S)).version
+        recorded = (await registry.CreateVersion(request, timeout=CALL_TIMEOUT_S)).version
+        signed = {each.key_id for each in recorded.signatures}
+        for signature in [each for each in package.version.signatures if each.key_id not in signed]:
+            add = registry_pb2.SignVersionRequest(name=recorded.name, version=recorded.version, signature=signature)
+            recorded = (await registry.SignVersion(add, timeout=CALL_TIMEOUT_S)).version
+        return recorded
+
+
+async def send_file(mesh: Mesh, digest: str, path: Path) -> None:
+    """Uploads what is missing of one file, of which nothing is recorded: without a use it stays for an hour."""
+    async with connect(mesh, "coordinator") as channel:
+        await _send_blob(artifacts_pb2_grpc.ArtifactsServiceStub(channel), digest, path.open("rb"), lambda _: None)
 
 
 async def _send_blob(
@@ -93,3 +109,11 @@ def upload_pieces(
         if content.tell() >= size:
             return
         request = artifacts_pb2.UploadBlobRequest()
+
+
+async def push_blob(mesh: Mesh, content: bytes) -> str:
+    """Uploads what belongs to no version, a dataset for example, unless it is there; its digest."""
+    digest = hashlib.sha256(content).hexdigest()
+    async with connect(mesh, "coordinator") as channel:
+        await _send_blob(artifacts_pb2_grpc.ArtifactsServiceStub(channel), digest, io.BytesIO(content), lambda _: None)
+    return digest

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from aimesh.membership.v1 import membership_pb2, membership_pb2_grpc
 from meshkit.backoff import Backoff
 from meshkit.channel import aio_channel
 from meshkit.errors import DeadlineError, UnavailableError
-from tools.simulate.plan import VERSION, triton
+from tools.simulate.plan import triton
 
 WELCOME_TIMEOUT_S = 30.0
 """A join that takes longer than this is tried elsewhere; longer than a real agent waits, so that it is measured."""
@@ -65,10 +65,15 @@ class Agent:
         self._leaving = False
         self._report_due = False
         self._revision = 0
-        self.models: frozenset[str] = frozenset()
-        """Names of what it runs."""
+        self.versions: Mapping[str, str] = {}
+        """What it runs: versions by name."""
         self.joined = asyncio.Event()
         """Set while a coordinator holds its session."""
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Names of what it runs."""
+        return frozenset(self.versions)
 
     async def run(self) -> None:
         """Joins, and joins again at the next coordinator when a session ends, until it has left."""
@@ -157,11 +162,11 @@ class Agent:
         await _send(call, Message(leaving=membership_pb2.Leaving(reason="simulated")))
 
     def _take(self, assignments: membership_pb2.Assignments) -> None:
-        assigned = frozenset(model.name for model in assignments.models)
-        added, removed = assigned - self.models, self.models - assigned
-        self.models, self._revision = assigned, assignments.revision
+        assigned = {model.name: model.version for model in assignments.models}
+        added, removed = assigned.keys() - self.models, self.models - assigned.keys()
+        self.versions, self._revision = assigned, assignments.revision
         self._say()
-        self._told(self.node_id, added, removed)
+        self._told(self.node_id, frozenset(added), removed)
 
     def _say(self) -> None:
         self._report_due = True
@@ -171,8 +176,8 @@ class Agent:
         return membership_pb2.ModelReport(
             triton=triton(ready=self._ready),
             models=[
-                membership_pb2.ModelStatus(name=name, version=VERSION, state=membership_pb2.MODEL_STATE_READY)
-                for name in sorted(self.models)
+                membership_pb2.ModelStatus(name=name, version=version, state=membership_pb2.MODEL_STATE_READY)
+                for name, version in sorted(self.versions.items())
             ],
             assignments_revision=self._revision,
         )

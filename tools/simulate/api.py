@@ -15,6 +15,7 @@ import grpc.aio
 from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from aimesh.cluster.v1 import cluster_pb2, cluster_pb2_grpc
 from aimesh.registry.v1 import registry_pb2, registry_pb2_grpc
+from aimesh.rollout.v1 import rollout_pb2, rollout_pb2_grpc
 from aimesh.routing.v1 import routing_pb2, routing_pb2_grpc
 from meshkit.channel import aio_channel
 from meshkit.errors import DeadlineError
@@ -53,12 +54,12 @@ class Api:
         await _ask(stub.UploadBlob(iter([request]), timeout=CALL_TIMEOUT_S))
         return digest
 
-    async def record(self, models: Sequence[str], digest: str) -> None:
+    async def record(self, models: Sequence[str], digest: str, version: str = VERSION) -> None:
         """Records one version of each model."""
         gate = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as tasks:
             for name in models:
-                tasks.create_task(self._record(gate, name, digest))
+                tasks.create_task(self._record(gate, name, digest, version))
 
     async def deploy(self, models: Sequence[str], replicas: int) -> None:
         """Deploys each model with so many replicas."""
@@ -83,10 +84,31 @@ class Api:
             except DeadlineError:
                 self.late += 1
 
-    async def _record(self, gate: asyncio.Semaphore, name: str, digest: str) -> None:
+    async def roll(self, models: Sequence[str], version: str, surge: int) -> None:
+        """Starts a rolling rollout of each model, so many replicas at a time, judged by nothing."""
+        gate = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            for name in models:
+                tasks.create_task(self._roll(gate, name, version, surge))
+
+    async def rollouts(self) -> Sequence[rollout_pb2.Rollout]:
+        """The newest rollout of each model, of at most so many as one answer holds."""
+        stub = rollout_pb2_grpc.RolloutServiceStub(self._next())
+        request = rollout_pb2.ListRolloutsRequest(page_size=1000)
+        return (await _ask(stub.ListRollouts(request, timeout=CALL_TIMEOUT_S))).rollouts
+
+    async def _roll(self, gate: asyncio.Semaphore, name: str, version: str, surge: int) -> None:
+        gates = rollout_pb2.Gates(none=True)
+        spec = rollout_pb2.RolloutSpec(name=name, version=version, rolling=rollout_pb2.Rolling(), gates=gates)
+        spec.max_surge = surge
+        async with gate:
+            stub = rollout_pb2_grpc.RolloutServiceStub(self._next())
+            await _ask(stub.StartRollout(rollout_pb2.StartRolloutRequest(spec=spec), timeout=CALL_TIMEOUT_S))
+
+    async def _record(self, gate: asyncio.Semaphore, name: str, digest: str, number: str) -> None:
         version = registry_pb2.ModelVersion(
             name=name,
-            version=VERSION,
+            version=number,
             runtime="python",
             files=[registry_pb2.ModelFile(path="1/model.py", digest=digest, size=len(_CONTENT))],
             requirements=registry_pb2.Requirements(memory_bytes=MODEL_BYTES, gpu_memory_bytes=MODEL_BYTES),

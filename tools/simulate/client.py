@@ -89,12 +89,16 @@ class Client:
         kind = self._types[response.type_url]
         kind.version, kind.nonce = response.version_info, response.nonce
         await self._request(call, response.type_url, kind)
+        wanted: dict[str, frozenset[str]] = {}
         for resource in response.resources:
             if response.type_url == EDS:
                 endpoints = _endpoints(resource.value)
                 self.acknowledged(self.number, self.model, endpoints, time.monotonic())
             else:
-                await self._ask(call, *_points_at(response.type_url, resource.value))
+                type_url, names = _points_at(response.type_url, resource.value)
+                wanted[type_url] = wanted.get(type_url, frozenset()) | names
+        for type_url, names in wanted.items():
+            await self._ask(call, type_url, names)
 
     async def _ask(self, call: Any, type_url: str, names: frozenset[str]) -> None:
         known = self._types.setdefault(type_url, _Type(frozenset()))

@@ -1,8 +1,8 @@
 """Which names a pickle may import without being able to run code of whoever made it, and what to say of others.
 
 The list is what torch's own weights_only loader takes, what NumPy writes for its arrays, and the classes of
-scikit-learn. A name that is not on it need not be hostile: a class of the person's own, say; but to load it is to
-trust it.
+scikit-learn, without those of its modules that hold no estimators but what they import from elsewhere. A name that is
+not on it need not be hostile: a class of the person's own, say; but to load it is to trust it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ HARMLESS = re.compile(
     r"|numpy\.ma\.core (_mareconstruct|MaskedArray)"
     r"|joblib\.numpy_pickle NumpyArrayWrapper"
     r"|scipy\.sparse\._?\w+ \w+_(matrix|array)"
-    r"|sklearn(\.\w+)* (_?[A-Z]\w*|newObj|__pyx_unpickle_\w+)"
+    r"|sklearn(?!\.(datasets|externals|conftest|utils\._joblib|utils\._testing)\b)(\.\w+)*"
+    r" (_?[A-Z]\w*|newObj|__pyx_unpickle_\w+)"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
     r"|torch\._utils _rebuild_(qtensor|sparse_tensor|device_tensor_from_numpy)"
     r"|torch\._tensor _rebuild_from_type_v2"

@@ -22,11 +22,16 @@ _SCALARS = {
 }  # fmt: skip
 _CALL = re.compile(rb"\b(?:torch|ops\.\w+)\.(\w+)\(")
 _MOST_CODE = 64
+_PICKLED = (".pkl", ".pt")
 
 
 def records(archive: Archive) -> dict[str, str]:
-    """Record name without the archive's own directory -> full name in the zip."""
-    return {name.partition("/")[2]: name for name in archive.members}
+    """Record name without the archive's own directory -> full name in the zip.
+
+    Names of pickles in lower case: torch finds a.pkl also where the zip says A.PKL (miniz, mz_zip_reader_locate_file).
+    """
+    names = ((name.partition("/")[2], name) for name in archive.members)
+    return {record.lower() if record.lower().endswith(_PICKLED) else record: name for record, name in names}
 
 
 def is_torch(names: dict[str, str]) -> bool:
@@ -37,6 +42,8 @@ def is_torch(names: dict[str, str]) -> bool:
 def read(archive: Archive) -> Findings:
     """What kind of archive of torch it is, and what it holds. Raises InvalidInputError."""
     names = records(archive)
+    if len(names) != len(archive.members) or len({name.partition("/")[0] for name in archive.members}) > 1:
+        raise broken("its records have the same name twice, or lie in several directories: torch reads one of them")
     if "archive_format" in names and any(name.startswith("models/") for name in names):
         return _exported(archive, names)
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
@@ -169,7 +176,7 @@ def _inner_pickles(archive: Archive, names: dict[str, str]) -> Dangers:
     for name, full in names.items():
         if name.startswith("data/") and not name.endswith(".json") and archive.head(full, 4) == MAGIC:
             _inner(archive, full, dangers)
-        elif name.endswith(".pkl"):  # torch.load would take it for an archive of torch.save
+        elif name.endswith(_PICKLED):  # torch.load would take it for an archive of torch.save
             _add(_walk(archive, full), full, dangers)
     return dangers
 
@@ -178,7 +185,7 @@ def _inner(archive: Archive, full: str, dangers: Dangers) -> None:
     record = archive.read(full)
     with archive_in(io.BytesIO(record), len(record), printable(full)) as inner:
         for name in inner.members:
-            if name.endswith(".pkl"):
+            if name.lower().endswith(".pkl"):
                 _add(_walk(inner, name), full, dangers)
 
 

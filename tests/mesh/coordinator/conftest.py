@@ -178,11 +178,11 @@ def agent(address: str, node_id: str = "n1", instance: str = "i1", memory_gib: i
 def model(
     name: str = "m", version: str = "1.0.0", digest: str = "a" * 64, memory_gib: int = 1
 ) -> registry_pb2.ModelVersion:
-    """A version of one file."""
+    """A version of one file, as large as test_api.CONTENT."""
     return registry_pb2.ModelVersion(
         name=name,
         version=version,
         runtime="python",
-        files=[registry_pb2.ModelFile(path="1/model.py", digest=digest, size=3)],
+        files=[registry_pb2.ModelFile(path="1/model.py", digest=digest, size=7000)],
         requirements=registry_pb2.Requirements(memory_bytes=memory_gib * 1024**3),
     )

@@ -266,6 +266,9 @@ async def test_prompts_are_recorded_fetched_and_never_deployed(api: Registry) ->
         await api.push(model(name="p", version="1.1.0", digest=DIGEST))
     await api.upload(b"\xff\xfe")
     prompt.version, prompt.files[0].digest = "1.1.0", hashlib.sha256(b"\xff\xfe").hexdigest()
+    with pytest.raises(InvalidInputError, match=f"p.txt has other than the {len(TEXT)} bytes"):
+        await api.push(prompt)
+    prompt.files[0].size = 2
     with pytest.raises(InvalidInputError, match="byte 0 is 0xff"):
         await api.push(prompt)
 

@@ -14,7 +14,7 @@ from aimesh.routing.v1 import routing_pb2
 from coordinator import keys
 from coordinator.etcd import Etcd
 from coordinator.settings import EtcdSettings
-from meshkit.errors import InvalidInputError, PreconditionError
+from meshkit.errors import InvalidInputError, PreconditionError, SupersededError
 from meshkit.signing import raw_public, sign, verify
 from tests.mesh.coordinator.conftest import agent, coordinator, model
 from tests.mesh.coordinator.test_api import CONTENT, DIGEST, Api, _said, target
@@ -39,6 +39,11 @@ async def test_signed_only(etcd: EtcdServer, tmp_path: Path) -> None:
         trust.signed_only = True
         await _trust(api, trust)
         assert (await api.registry.GetTrust(registry_pb2.GetTrustRequest(), timeout=5)).trust == trust
+        stale = registry_pb2.SetTrustRequest(trust=trust, replaces=registry_pb2.Trust())
+        with pytest.raises(SupersededError, match="trusted keys changed in the meantime"):
+            await _said(api.registry.SetTrust(stale, timeout=5))
+        stale.replaces.CopyFrom(trust)
+        await _said(api.registry.SetTrust(stale, timeout=5))
         with pytest.raises(InvalidInputError, match="without a trusted key"):
             await _trust(api, registry_pb2.Trust(signed_only=True))
 

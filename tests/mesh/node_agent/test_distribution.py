@@ -17,9 +17,17 @@ from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from aimesh.registry.v1 import registry_pb2, registry_pb2_grpc
 from meshkit.channel import aio_channel
 from meshkit.chunks import CHUNK
-from meshkit.errors import DataLossError, InvalidInputError, NotFoundError, PermissionDeniedError, UnavailableError
+from meshkit.errors import (
+    DataLossError,
+    DeadlineError,
+    InvalidInputError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
 from meshkit.server import MeshServer
 from meshkit.tls import TlsSettings
+from node_agent import links
 from node_agent.bandwidth import Limit
 from node_agent.links import Links
 from node_agent.serving import NodeArtifacts, node_server
@@ -254,6 +262,32 @@ async def test_with_tls_only_the_meshs_own_are_served(tmp_path: Path) -> None:
         await server.stop(0)
     with pytest.raises(InvalidInputError, match=r"agent\.listen = '0\.0\.0\.0' would be reachable"):
         AgentSettings(node_id="n1", data_dir=tmp_path, listen="0.0.0.0").check_bindings()
+
+
+class Trickle(NodeArtifacts):
+    """Sends a byte now and then, without end."""
+
+    async def DownloadBlob(  # noqa: N802
+        self, request: artifacts_pb2.DownloadBlobRequest, context: object
+    ) -> AsyncIterator[artifacts_pb2.DownloadBlobResponse]:
+        while True:
+            yield artifacts_pb2.DownloadBlobResponse(data=b"x")
+            await asyncio.sleep(0.02)
+
+
+async def test_one_that_sends_byte_by_byte_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "CHUNK_TIMEOUT_S", 0.2)
+    server = MeshServer("127.0.0.1:0", ("aimesh.artifacts.v1.ArtifactsService",))
+    trickle = Trickle(ModelStore(tmp_path, 1 << 30), Limit())
+    artifacts_pb2_grpc.add_ArtifactsServiceServicer_to_server(trickle, server.grpc)
+    await server.start()
+    request = artifacts_pb2.DownloadBlobRequest(digest="a" * 64, length=CHUNK)
+    try:
+        async with Links(TlsSettings(), Limit()) as some:
+            with pytest.raises(DeadlineError, match=r"took more than 0\.2 s"):
+                await some.read_chunk(f"127.0.0.1:{server.port}", request, peer=True)
+    finally:
+        await server.stop(0)
 
 
 async def test_a_cap_holds_for_all_that_is_sent(c1: RunningCoordinator, tmp_path: Path) -> None:

@@ -56,7 +56,12 @@ async def test_only_what_a_trusted_key_signed_is_loaded(tmp_path: Path) -> None:
         before, after = blobs.version("before", "1.0.0", add_model(1)), blobs.version("after", "1.0.0", add_model(2))
         promising = registry_pb2.TensorSpec(name="y", data_type=registry_pb2.DATA_TYPE_FP32, shape=[-1])
         liar = _promising(blobs, "liar", promising)
-        await node.coordinator.assign(before, liar, trust=trust)
+        poison = _promising(blobs, "poison", registry_pb2.TensorSpec(name="y", data_type=99))  # type: ignore[arg-type]
+        batches = _promising(blobs, "batches", TENSOR)
+        batches.signature.max_batch_size, batches.runtime = 2**32 - 1, "onnx"
+        await node.coordinator.assign(before, liar, poison, _digested(batches), trust=trust)
+        await node.reaches("poison", "1.0.0", FAILED)
+        await node.reaches("batches", "1.0.0", FAILED)
         await node.reaches("before", "1.0.0", READY)
         await node.reaches("liar", "1.0.0", FAILED)
         assert "output y is INT32, not FP32" in node.coordinator.message("liar")
@@ -71,6 +76,11 @@ async def test_only_what_a_trusted_key_signed_is_loaded(tmp_path: Path) -> None:
         assert "nobody signed it" in node.coordinator.message("after")
         assert "recorded with" in node.coordinator.message("changed")
         assert await node.ask("before", 1) == [2], "what is loaded goes on"
+
+        later = blobs.version("later", "1.0.0", add_model(4))
+        await node.coordinator.assign(before, after, later)
+        await node.reaches("later", "1.0.0", FAILED)
+        assert "nobody signed it" in node.coordinator.message("later"), "a coordinator that knows no trust changes none"
 
         after.signatures.append(sign(after, key))
         await node.coordinator.assign(before, after, trust=trust)

@@ -74,6 +74,15 @@ def test_a_deployment_follows_an_alias_and_prompts_are_filled(mesh: Aimesh, run:
         told = run("models", *words)
         assert all(word in told for word in ("First.", "stage=good", "champion"))
 
+    # What was recorded unsigned is signed by being pushed again.
+    key = tmp_path / "release.key"
+    run("trust", "keygen", str(key))
+    run("trust", "add", "release", f"{key}.pub")
+    again = ("models", "push", str(tmp_path / "1.1.0"), "--name", "adder", "--version", "1.1.0", "--replaces", "1.0.0")
+    said = run(*again, "--sign-key", str(key), "--tag", "no good=1", code=INVALID)
+    assert "adder:1.1.0 is recorded. Its tags and aliases are not, or not all" in said
+    assert len(shown_json("models", "show", "adder:1.1.0")["signatures"]) == 1
+
     # Following, there and back; both answer.
     run("deploy", "adder@champion")
     assert mesh.adds()

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 from tests.mesh.tools.meshes import Aimesh, until
+from tools.simulate.plan import Plan
+from tools.simulate.rollouts import roll_all
 
 SIZE = ["--nodes", "10", "--models", "5", "--clients", "10", "--coordinators", "2"]
 
@@ -57,3 +59,9 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
         process.communicate(timeout=60)
     assert process.returncode != 0
     hold_nothing_left(tmp_path)
+
+
+def test_twenty_models_on_ten_nodes_go_to_their_next_versions_within_a_minute() -> None:
+    rolled = roll_all(Plan(nodes=10, models=20, clients=20, coordinators=1))
+    assert len(rolled.each_s) == 20
+    assert rolled.each_s[-1] <= rolled.seconds < 60

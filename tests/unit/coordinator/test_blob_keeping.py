@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +14,9 @@ from aimesh.artifacts.v1 import artifacts_pb2
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from coordinator.api import artifacts
-from coordinator.blob_exchange import blobs_of, holders, node_address
+from coordinator.blob_exchange import BlobExchange, blobs_of, holders, node_address
 from coordinator.state import State
+from meshkit.blobs import BlobStore
 from meshkit.errors import DeadlineError
 
 
@@ -38,6 +42,25 @@ def test_who_can_give_a_blob() -> None:
     nodes = [node("a", 1, ready, "d"), node("b", 0, ready, "d"), node("c", 3, suspect, "d"), node("e", 4, ready)]
     assert holders(State(nodes={each.id: each for each in nodes}), "d") == ["10.0.0.1:1"]
     assert node_address(membership_pb2.Node(address="fd00::1", port=5, state=ready)) == "[fd00::1]:5"
+
+
+async def test_nobody_fills_the_disk_of_a_coordinator_that_asks_for_a_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, blobs = b"weights", BlobStore(tmp_path)
+    digest = hashlib.sha256(content).hexdigest()
+    recorded = registry_pb2.ModelVersion(files=[registry_pb2.ModelFile(path="w", digest=digest, size=len(content))])
+    mirror = SimpleNamespace(state=State(versions={("m", "1"): recorded}))
+    exchange = BlobExchange(blobs, mirror, SimpleNamespace(addresses=lambda: ["endless", "good"]), "c1")  # type: ignore[arg-type]
+
+    async def download(address: str, *_: object, **__: object) -> AsyncIterator[bytes]:
+        yield content
+        while address == "endless":
+            yield content
+
+    monkeypatch.setattr(exchange, "_download", download)
+    assert await exchange._fetch(digest)
+    assert blobs.held() == {digest}
 
 
 async def test_an_upload_that_nobody_continues_ends(monkeypatch: pytest.MonkeyPatch) -> None:

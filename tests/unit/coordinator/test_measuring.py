@@ -23,7 +23,7 @@ M = ("m", "1.0.0")
 
 
 def reporting(name: str, memory: int, gpu: int = 0, key: tuple[str, str] = M) -> membership_pb2.Node:
-    found = node(name)
+    found = node(name, gpus=(1,))
     found.report.models.add(
         name=key[0],
         version=key[1],
@@ -58,6 +58,12 @@ def test_the_largest_is_kept_and_small_differences_are_not_written() -> None:
     assert (again.memory_bytes, again.gpu_memory_bytes) == (120, 7)
     assert merged(registry_pb2.Measured(memory_bytes=500), found[M]).memory_bytes == 500
     assert orphans(replace(state, measured={M: held, ("gone", "1.0.0"): held})) == [("gone", "1.0.0")]
+
+
+def test_no_more_is_kept_than_the_node_has_that_says_it() -> None:
+    liar = reporting("a", 1 << 60, gpu=1 << 60)
+    found = news(state_of([liar], [version("m")], []), [liar])[M]
+    assert (found.memory_bytes, found.gpu_memory_bytes) == (liar.capacity.memory_bytes, GIB)
 
 
 def test_placement_goes_by_what_was_measured() -> None:

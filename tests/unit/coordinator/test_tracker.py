@@ -78,6 +78,29 @@ def test_holders_that_left_are_forgotten(blob: Tracked) -> None:
     assert blob.ask("n3", 0) == {0: ""}
 
 
+def test_one_that_lost_a_chunk_is_no_source_of_it_until_it_has_it_again(blob: Tracked) -> None:
+    blob.ask("n1", held=(0,))
+    assert blob.ask("n1", 0) == {0: ""}
+    assert blob.ask("n2", 0) == {}, "the coordinator sends it to n1"
+    blob.ask("n1", held=(0,))
+    assert blob.ask("n2", 0) == {0: MESH["n1"]}
+
+
+def test_one_that_serves_nobody_is_no_source_and_not_waited_for(blob: Tracked) -> None:
+    blob.ask("elsewhere", 1, held=(0,))
+    blob.now += 1.1
+    assert blob.ask("n1", 0, 1) == {0: "", 1: ""}
+
+
+def test_a_question_costs_about_the_same_however_many_agents_hold_it() -> None:
+    blob = Tracked(1)
+    blob.mesh = {f"n{number}": f"10.0.{number // 250}.{number % 250}:1" for number in range(1000)}
+    for node in blob.mesh:
+        blob.ask(node, held=(0,))
+    seen = {blob.ask("asking", 0)[0] for _ in range(200)}
+    assert len(seen) > 100, "spread over all who have it"
+
+
 def test_who_holds_all_of_it_is_asked_for_anything(blob: Tracked) -> None:
     blob.whole = ("n5",)
     assert blob.ask("n1", 0, 7) == {0: MESH["n5"], 7: MESH["n5"]}

@@ -80,7 +80,7 @@ def test_every_data_type_has_tritons(name: str) -> None:
 def test_no_data_type_is_refused() -> None:
     version = _version()
     version.signature.inputs[0].data_type = registry_pb2.DATA_TYPE_UNSPECIFIED
-    with pytest.raises(InvalidInputError, match="'t' has no data type"):
+    with pytest.raises(InvalidInputError, match="'t' has no data type that is known here: 0"):
         render_config(version, "/v")
 
 

@@ -145,3 +145,25 @@ def test_a_hole_is_no_chunk_of_zeros(tmp_path: Path) -> None:
     partial.write(1, bytes(SMALL))
     assert partial.path.stat().st_size == 3 * SMALL
     assert Partial(tmp_path / "zeros", 3 * SMALL, digests).held() == {1}
+
+
+def test_a_wrong_list_of_chunks_does_not_stand_in_the_way_of_the_right_one(store: ModelStore, blob: Blob) -> None:
+    wrong = store.coming(blob.digest, blob.size, [bytes(32), *blob.digests[1:]])
+    with pytest.raises(DataLossError):
+        wrong.write(0, blob.chunk(0))
+    wrong.write(1, blob.chunk(1))
+    right = blob.in_store(store)
+    assert right.held() == {1}, "what came is kept"
+    right.write(0, blob.chunk(0))
+    assert blob.in_store(store) is right
+
+
+def test_an_offset_beyond_the_end_gives_nothing(store: ModelStore, blob: Blob) -> None:
+    partial = blob.in_store(store)
+    for number in range(4):
+        partial.write(number, blob.chunk(number))
+    assert store.commit_chunks(blob.digest)
+    for offset in (blob.size, blob.size + 1, (1 << 64) - 1):
+        with store.open_range(blob.digest, offset, 0) as file:
+            assert file.read() == b""
+        assert list(store.read(blob.digest, offset)) == []

@@ -81,3 +81,8 @@ def test_a_version_without_tensors_promises_nothing() -> None:
     with pytest.raises(PreconditionError, match="input x is not there") as caught:
         check_loaded(promising, config({}, {}), [])
     assert caught.value.reason == "SIGNATURE_BROKEN"
+
+
+def test_a_type_that_is_not_known_here_is_a_difference_and_no_crash() -> None:
+    promised = registry_pb2.Signature(inputs=[spec("x", 3, kind=99)])  # type: ignore[arg-type]
+    assert differences(promised, config({"x": [3]}, {})) == ["input x is FP32, not 99"]

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from aimesh.registry.v1 import registry_pb2
+from coordinator import keys
 from coordinator.api.validate import check_version_message
-from coordinator.registry.checking import MOST_CHANGELOG, MOST_PROMPT
+from coordinator.registry.checking import MOST_CHANGELOG, MOST_PROMPT, MOST_RECORD, check_record
 from meshkit.errors import InvalidInputError
 from meshkit.versions import version_digest
 
@@ -13,6 +14,17 @@ FILE = registry_pb2.ModelFile(path="a", digest="a" * 64, size=3)
 
 def model(**fields: object) -> registry_pb2.ModelVersion:
     return registry_pb2.ModelVersion(**{"name": "m", "version": "1.0.0", "runtime": "python", "files": [FILE]} | fields)  # type: ignore[arg-type]
+
+
+def file(path: str) -> registry_pb2.ModelFile:
+    return registry_pb2.ModelFile(path=path, digest="a" * 64, size=3)
+
+
+def tensors(*inputs: tuple[str, int, list[int]]) -> registry_pb2.Signature:
+    found = registry_pb2.Signature()
+    for name, kind, shape in inputs:
+        found.inputs.add(name=name, data_type=kind, shape=shape)
+    return found
 
 
 def prompt(**fields: object) -> registry_pb2.ModelVersion:
@@ -44,11 +56,29 @@ def test_a_model_may_say_much_of_itself() -> None:
         ({"migration": registry_pb2.Migration(path="b")}, "migration.path 'b' is none of the files"),
         ({"migration": registry_pb2.Migration()}, "migration.path ''"),
         ({"kind": 7}, "kind 7 is unknown"),
+        ({"signature": tensors(("x", 99, [1]))}, "input 'x' has the unknown data_type 99"),
+        ({"signature": tensors(("x", 0, [1]))}, "input 'x' has the unknown data_type 0"),
+        ({"signature": tensors(("x", 11, [-2]))}, r"input 'x' has the shape \[-2\]"),
+        ({"signature": tensors(("x", 11, [1]), ("x", 11, [1]))}, "input 'x' is there twice"),
+        ({"signature": tensors(("", 11, [1]))}, "input '' has no name"),
+        ({"signature": registry_pb2.Signature(max_batch_size=2**31)}, "max_batch_size 2147483648 is too large"),
+        ({"files": [FILE, file("a/b")]}, "'a' is a file and a directory"),
+        ({"files": [file("a\x1b[2J")]}, "is not allowed"),
+        ({"files": [file("a" * 256)]}, "is not allowed"),
+        ({"files": [file("a/" * 600 + "b")]}, "is not allowed"),
     ],
 )
 def test_what_is_too_much_or_cannot_be_is_refused(fields: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidInputError, match=said):
         check_version_message(model(**fields))
+
+
+def test_what_etcd_would_not_take_is_refused_before() -> None:
+    large = model()
+    large.identification.warnings.append("x" * MOST_RECORD)
+    check_record(model(), keys.encode(model()))
+    with pytest.raises(InvalidInputError, match=r"m:1\.0\.0 with its 1 files"):
+        check_record(large, keys.encode(large))
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 3601])

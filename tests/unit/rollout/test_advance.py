@@ -8,8 +8,9 @@ import pytest
 
 from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
-from coordinator.rollout.advance import HELD, ROLLED_BACK, RUNNING, SUCCEEDED, Judged, advance, back
+from coordinator.rollout.advance import advance
 from coordinator.rollout.observe import observe
+from coordinator.rollout.record import HELD, ROLLED_BACK, RUNNING, SUCCEEDED, Judged, back
 from coordinator.state import State
 from tests.unit.rollout.world import NAME, NEW, NEWER, OLD, SECOND, World, canary, spec, state_of, target
 
@@ -70,6 +71,23 @@ def test_blue_green_switches_at_once_and_keeps_the_old() -> None:
     mesh.state = _with(mesh, back(mesh.rollout, mesh.now_ns, "no"))
     mesh.lead()
     assert mesh.weights() == {OLD: 100}, "the first thing on the way back"
+    mesh.run()
+    assert mesh.deployment == mesh.rollout.before
+
+
+def test_replicas_that_are_given_up_do_not_take_requests_back() -> None:
+    """An abort just after the last step gave the old replicas up: they answer still, and will not in a moment."""
+    mesh = world()
+    mesh.start(canary(50, 100))
+    while mesh.replicas().get(OLD) != 0:
+        mesh.place()
+        mesh.agents()
+        mesh.follow()
+        mesh.now_ns += SECOND
+        mesh.lead()
+    mesh.state = _with(mesh, back(mesh.rollout, mesh.now_ns, "no"))
+    mesh.lead()
+    assert mesh.weights() == {NEW: 100}
     mesh.run()
     assert mesh.deployment == mesh.rollout.before
 

@@ -10,8 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aimesh.membership.v1 import membership_pb2
 from aimesh.rollout.v1 import rollout_pb2
-from coordinator.rollout.advance import HELD, RUNNING, SUCCEEDED, Judged
-from coordinator.rollout.course import room_of
+from aimesh.routing.v1 import routing_pb2
+from coordinator.rollout.advance import BACK_PATIENCE_S
+from coordinator.rollout.course import goal_of, rising, room_of
+from coordinator.rollout.record import HELD, RUNNING, SUCCEEDED, Judged
 from coordinator.rollout.steering import Order, aborted, paused, promoted, resumed
 from coordinator.state import State
 from meshkit.errors import PreconditionError
@@ -48,15 +50,22 @@ class RolloutMachine(RuleBasedStateMachine):
             raise
         self.world = world
         self.routed: tuple[State, int] = (self.world.state, 0)
+        self.slow: set[str] = set()
         self.world.follow()
 
     @rule()
     def the_leader_looks(self) -> None:
-        before = self.world.weights()
+        if self._nearly_given_up():
+            self.clients_follow(slow=0)
+        before, running, was = self.world.weights(), self.world.rollout.state == RUNNING, self.world.deployment
         self.world.lead()
+        if running and self.world.deployment != was:
+            self._raised_in_order(was)
         serving = {version for _, version in self.world.state.serving}
         raised = {version for version, weight in self.world.weights().items() if weight > before.get(version, 0)}
         assert raised <= serving, "a weight before there was a replica that answers"
+        kept = {version for version, count in self.world.replicas().items() if count}
+        assert raised <= kept, "a weight for replicas that are given up"
 
     @rule()
     def placement_acts(self) -> None:
@@ -71,13 +80,21 @@ class RolloutMachine(RuleBasedStateMachine):
     def agents_act(self, data: st.DataObject) -> None:
         self.world.agents(*data.draw(st.sets(st.sampled_from(sorted(self.world.state.nodes)), min_size=1)))
 
-    @rule(times=st.integers(1, 12))
-    def the_mesh_goes_on(self, times: int) -> None:
-        """All but the clients, which may be slow."""
+    @rule(data=st.data())
+    def some_nodes_are_slow(self, data: st.DataObject) -> None:
+        """They do nothing while the mesh goes on: a version stays half loaded for long."""
+        self.slow = data.draw(st.sets(st.sampled_from(sorted(self.world.state.nodes))))
+
+    @rule(times=st.integers(1, 12), clients=st.booleans())
+    def the_mesh_goes_on(self, times: int, clients: bool) -> None:
+        """All but slow nodes, and the clients, which may be slow too."""
         for _ in range(times):
             self.the_leader_looks()
             self.placement_acts()
-            self.world.agents()
+            if quick := self.world.state.nodes.keys() - self.slow:
+                self.world.agents(*quick)
+            if clients:
+                self.clients_follow(0)
             self.world.now_ns += SECOND // 2
             self.requests_are_answered()
 
@@ -138,7 +155,7 @@ class RolloutMachine(RuleBasedStateMachine):
                 assert endpoints & alive, f"clients ask {each.version} at {endpoints}, and nobody is there"
         routed = {each.version for each in self.world.deployment.targets if each.weight}
         answering = sum(len(self.world.state.serving.get((NAME, version), ())) for version in routed)
-        assert answering >= min(1, room_of(self.world.rollout).least)
+        assert answering >= room_of(self.world.rollout).least
 
     @invariant()
     def decisions_are_bounded(self) -> None:
@@ -159,6 +176,34 @@ class RolloutMachine(RuleBasedStateMachine):
             assert set(self.world.replicas()) == {NEW}
         else:
             assert self.world.deployment == ended.before
+
+    def _nearly_given_up(self) -> bool:
+        """On the way back clients are waited for only so long; those of these tests are slow, but not as slow."""
+        rollout = self.world.rollout
+        patience = int((BACK_PATIENCE_S - 5) * SECOND)
+        waits = rollout.state == rollout_pb2.ROLLOUT_STATE_ROLLING_BACK and rollout.awaited_revision != 0
+        return waits and self.world.now_ns > rollout.since.ToNanoseconds() + patience
+
+    def _raised_in_order(self, was: routing_pb2.Deployment) -> None:
+        """Forward, a version gets more requests, or copies, only once all of its replicas answer and clients know them.
+
+        Of those that the deployment has and the step wants. On the way back requests move first.
+        """
+        now, goal = self.world.deployment, goal_of(self.world.rollout)
+        weights = {each.version: each.weight for each in was.targets}
+        raised = {each.version for each in now.targets if each.weight > weights.get(each.version, 0)}
+        if now.policy.mirror.version != was.policy.mirror.version:
+            raised |= {now.policy.mirror.version} - {""}
+        held = {each.version: each.replicas for each in now.targets}
+        wanted = {each.version: each.replicas for each in goal.targets}
+        known, _ = self.routed
+        for version in raised & rising(goal, self.world.rollout.before):
+            needed = min(held[version], wanted[version])
+            assert needed > 0
+            answering = len(self.world.state.serving.get((NAME, version), ()))
+            assert answering >= needed, f"{version} gets more with {answering} of {needed} replicas"
+            told = len(known.serving.get((NAME, version), ()))
+            assert told >= needed, f"{version} gets more, and clients know {told} of {needed} replicas"
 
     def _set(self, rollout: rollout_pb2.Rollout) -> None:
         state = self.world.state

@@ -51,7 +51,7 @@ def test_nothing_measured_is_left_out() -> None:
 def test_the_same_version_passes(frozen: Window | None) -> None:
     found = judged(OLD, window(300, 0), frozen)
     assert found.verdict == rollout_pb2.VERDICT_PASS
-    assert found.reason.startswith("no worse: error_rate 0 %, was 0.1 %, latency_p50_ms")
+    assert found.reason.startswith("no worse: error_rate 0 % (was 0.1 %), latency_p50_ms")
 
 
 def test_with_few_requests_there_is_no_telling() -> None:
@@ -60,7 +60,7 @@ def test_with_few_requests_there_is_no_telling() -> None:
     assert "20 of 50 requests seen" in found.reason
     few = judged(OLD, window(55, 0), FROZEN)
     assert few.verdict == rollout_pb2.VERDICT_INCONCLUSIVE
-    assert "error_rate 0 %, was 0.1 %: 55 requests are too few to rule out more" in few.reason
+    assert "55 requests are too few to be sure that error_rate 0 % (was 0.1 %) is no worse" in few.reason
 
 
 def test_errors_fail() -> None:

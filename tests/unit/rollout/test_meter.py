@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,15 +140,33 @@ async def test_what_gateways_saw_is_added_up_through_a_coordinator_that_starts_a
     assert (window.gateway_requests, window.gateway_failures) == (15, 2)
 
 
-async def test_a_sliding_window_holds_the_last_seconds_only() -> None:
+async def test_windows_follow_each_other_and_begin_at_fixed_moments() -> None:
     mesh = Mesh()
-    for second in range(61):
+    found = {}
+    for second in range(131):
         await mesh.second(a=load(10 * second, resident_bytes=2**20))
-    sliding = mesh.meter.sliding("m", 20)["1.0.0"]
-    assert 190 <= sliding.requests <= 250
-    assert sliding.seconds == pytest.approx(sliding.requests / 10)
-    assert sliding.memory_trend[0][0] >= 0
-    assert mesh.meter.sliding("m", 600)["1.0.0"].requests == 600
+        found[second] = mesh.meter.latest("m", 60)["1.0.0"]
+    assert found[55].requests == mesh.meter.windows("m")["1.0.0"].requests - 750, "the first one begins at the start"
+    for first, last in ((65, 115), (125, 130)):  # it grows from one moment on, at most a page before the minute
+        assert found[last].requests - found[first].requests == 10 * (last - first)
+        assert found[first].requests <= 10 * (first % 60 + 6)
+    assert found[130].memory_trend[0][0] >= 0
+
+
+async def test_a_report_that_breaks_the_count_breaks_only_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Mesh()
+
+    def poisoned(model: Load) -> Account:
+        if model.version == "2.0.0":
+            raise ValueError("no such bucket")
+        return Account()
+
+    monkeypatch.setattr("coordinator.rollout.meter.memory_of", poisoned)
+    with structlog.testing.capture_logs() as logs:
+        for second in range(4):
+            await mesh.second(a=load(10 * second), b=load(10 * second, version="2.0.0"))
+    assert {key: each.requests for key, each in mesh.meter.windows("m").items()} == {"1.0.0": 30}
+    assert [(each["event"], each["name"]) for each in logs] == [("meter.fault", "m:2.0.0 on b")], "once, and who"
 
 
 async def test_scores_are_part_of_the_windows() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
+from typer.main import get_command
 
 from aimesh.rollout.v1 import rollout_pb2
 from coordinator.rollout.plan import plan
 from meshkit.errors import InvalidInputError
 from tests.unit.rollout.world import NEW, OLD, World, canary, state_of, target
-from tools.cli.rollout_spec import Asked, read_gates, spec_of
+from tools.cli.rollout import app
+from tools.cli.rollout_gates import read_gates
+from tools.cli.rollout_spec import Asked, read, spec_of
 from tools.cli.rollout_view import listed, planned, shown
 
 
@@ -56,6 +61,49 @@ def test_options_become_the_contracts_fields(tmp_path: Path) -> None:
     assert [(arm.version, arm.percent) for arm in arms.arms] == [(OLD, 50), (NEW, 50)]
 
 
+QUESTIONS = '{"inputs": {"x": [1.0]}, "expected": "cat"}\n{"inputs": {"x": [2.0]}, "expected": "dog"}\n'
+
+
+def test_an_evaluation_set_is_named_by_its_digest_and_uploaded(tmp_path: Path) -> None:
+    questions, gates = tmp_path / "questions.jsonl", tmp_path / "gates.toml"
+    questions.write_text(QUESTIONS)
+    digest = hashlib.sha256(QUESTIONS.encode()).hexdigest()
+    spec, dataset = read(Asked("m", NEW, evaluate=questions, output="label"))
+    assert (spec.gates.evaluation.dataset, dataset) == (digest, questions)
+    assert (spec.gates.evaluation.output, list(spec.gates.evaluation.metrics)) == ("label", ["accuracy"])
+
+    gates.write_text('[evaluation]\ndataset = "questions.jsonl"\noutput = "y"\nmetrics = ["f1", "recall"]\n')
+    spec, dataset = read(Asked("m", NEW, gates=gates))
+    assert (spec.gates.evaluation.dataset, dataset) == (digest, questions), "relative to the gates' file"
+    assert list(spec.gates.evaluation.metrics) == ["f1", "recall"]
+    spec, dataset = read(Asked("m", NEW, gates=gates, metrics=["exact_match"]))
+    assert list(spec.gates.evaluation.metrics) == ["exact_match"]
+    gates.write_text(f'[evaluation]\ndataset = "{digest}"\noutput = "y"\n')
+    assert read(Asked("m", NEW, gates=gates))[1] is None, "there already"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('{"inputs": {"x": [1]}, "expected": 1}\n{"inputs": {"x": [2]}}', "questions.jsonl: line 2 .* has no label"),
+        ('{"inputs": {"x": [1]}, "expected": 1}\nnot json', "line 2 .* is no JSON"),
+        ("", "has no line"),
+    ],
+)
+def test_a_set_without_a_label_is_refused_with_its_line(tmp_path: Path, lines: str, said: str) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(lines)
+    with pytest.raises(InvalidInputError, match=said):
+        spec_of(Asked("m", NEW, evaluate=questions, output="y"))
+
+
+def test_plan_and_start_take_the_same_options() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    plan_, start = ({option.name for option in commands[name].params} for name in ("plan", "start"))
+    assert start - plan_ == {"detach", "yes"}
+    assert {each.name for each in fields(Asked)} - {"name", "version", "arms", "output", "metrics"} < plan_
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -66,6 +114,10 @@ def test_options_become_the_contracts_fields(tmp_path: Path) -> None:
         (Asked("m", strategy="experiment", arms=["1.0.0"]), "'1.0.0' is no arm"),
         (Asked("m", NEW, gates=Path("there-is-none.toml")), "cannot be read"),
         (Asked("m", NEW, gates=Path("x"), no_gates=True), "exclude each other"),
+        (Asked("m", NEW, evaluate=Path("x"), no_gates=True), "--eval and --no-gates exclude each other"),
+        (Asked("m", NEW, evaluate=Path("there-is-none.jsonl"), output="y"), "cannot be read: No such file"),
+        (Asked("m", NEW, evaluate=Path("x")), "which output"),
+        (Asked("m", NEW, output="y"), "are of an evaluation set"),
     ],
 )
 def test_what_is_no_value_is_refused(asked: Asked, said: str) -> None:

@@ -11,10 +11,11 @@ from aimesh.registry.v1 import registry_pb2
 from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator.placement import place
-from coordinator.rollout.advance import LOADING, RUNNING, Judged, advance
+from coordinator.rollout.advance import advance
 from coordinator.rollout.course import is_over
 from coordinator.rollout.observe import observe
 from coordinator.rollout.plan import Planned, plan
+from coordinator.rollout.record import LOADING, RUNNING, Judged
 from coordinator.roster import GIB
 from coordinator.state import State
 

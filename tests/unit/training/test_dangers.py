@@ -110,6 +110,35 @@ def test_tricks(tmp_path: Path, content: bytes) -> None:
     assert why(tmp_path / "file", content)
 
 
+def zipped(path: Path, **records: bytes) -> Path:
+    """An archive of torch; __ in a record's name stands for a dot."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {"version": b"3", "byteorder": b"little", **records}.items():
+            archive.writestr(f"a/{name.replace('__', '.')}", content)
+    return path
+
+
+def test_torch_finds_a_pickle_whatever_the_case_of_its_name(tmp_path: Path, trap: Runs) -> None:
+    hostile, good = pickle.dumps(trap, 2), pickle.dumps({}, 2)
+    assert "posix.system" in why(zipped(tmp_path / "one", DATA__PKL=hostile))
+    for records in ({"DATA__PKL": hostile, "data__pkl": good}, {"data__pkl": good, "Data__pkl": hostile}):
+        with pytest.raises(InvalidInputError, match="same name twice"):
+            identify(zipped(tmp_path / "two", **records))
+
+
+def test_records_in_several_directories_are_no_archive_of_torch(tmp_path: Path, trap: Runs) -> None:
+    path = zipped(tmp_path / "file", data__pkl=pickle.dumps(trap, 2))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b/data.pkl", pickle.dumps({}, 2))
+    with pytest.raises(InvalidInputError, match="several directories"):
+        identify(path)
+
+
+@pytest.mark.parametrize("name", ["sklearn.datasets._base\nPath", "sklearn.utils._joblib\nMemory"])
+def test_what_scikit_learn_imports_from_elsewhere_is_no_estimator(tmp_path: Path, name: str) -> None:
+    assert "not known to be harmless" in why(tmp_path / "file", f"c{name}\n(X\1\0\0\0atR.".encode())
+
+
 def test_hidden_in_what_joblib_takes_for_an_array(tmp_path: Path, trap: Runs) -> None:
     """joblib.load sees numbers there; pickle.load of the same file sees opcodes."""
     joblib.dump(np.frombuffer(pickle.dumps(trap, 0).ljust(1024, b"\0"), np.uint8), tmp_path / "file")

@@ -1506,18 +1506,26 @@ class SetTrustRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRUST_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def trust(self) -> Global___Trust:
         """From now on."""
+
+    @_builtins.property
+    def replaces(self) -> Global___Trust:
+        """What it takes the place of, as GetTrust gave it: ABORTED when it has become another one meanwhile. Unset: whatever
+        there is.
+        """
 
     def __init__(
         self,
         *,
         trust: Global___Trust | None = ...,
+        replaces: Global___Trust | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["trust", b"trust"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replaces", b"replaces", "trust", b"trust"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["trust", b"trust"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replaces", b"replaces", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

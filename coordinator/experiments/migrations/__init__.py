@@ -1,0 +1,1 @@
+"""Alembic's migrations of the experiments' tables; `coordinator.experiments.migrate` runs them."""

@@ -1,0 +1,1 @@
+"""One file a migration, each after the one that it names."""

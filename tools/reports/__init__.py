@@ -1,0 +1,1 @@
+"""Reports of comparisons: for the terminal, for programs, and as a document with plots."""
