@@ -5,28 +5,25 @@ Methods block: call them in threads. What the database says is an UnavailableErr
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from aimesh.experiment.v1 import experiment_pb2
 from aimesh.identity.v1 import identity_pb2
 from coordinator import keys
+from coordinator.database import Database, first_line
 from coordinator.experiments.lifecycle import word
 from coordinator.experiments.migrate import migrate
 from coordinator.experiments.schema import datasets, experiments, outbox, results
-from meshkit.errors import ConflictError, InvalidInputError, NotFoundError, SupersededError, UnavailableError
-from meshkit.files import SECRET
+from meshkit.errors import ConflictError, NotFoundError, SupersededError, UnavailableError
 
-TIMEOUT_S = 5
-"""How long the database may take to accept a connection, and to run one statement."""
 _LOCK = 0x61696D6579
 """Number of PostgreSQL's advisory lock for whoever creates an experiment."""
 
@@ -56,33 +53,22 @@ class ExperimentStore:
 
     def __init__(self, url: str) -> None:
         """Raises InvalidInputError when the URL is none that is understood."""
-        try:
-            parsed = sql.make_url(url)
-            self._sqlite = parsed.get_backend_name() == "sqlite"
-            if parsed.drivername == "postgresql":
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            self.name = parsed.render_as_string(hide_password=True)
-            self._engine = sql.create_engine(parsed, connect_args=self._limits(), poolclass=sql.NullPool)
-        except (ArgumentError, ImportError) as error:
-            raise InvalidInputError(
-                f"coordinator.experiments.url is not understood: {error}",
-                hint="use sqlite:////path/to/file or postgresql://user:password@host/database",
-            ) from None
-        self._file = parsed.database if self._sqlite else None
+        self._database = Database(url, "coordinator.experiments.url", poolclass=sql.NullPool)
+        self.name = self._database.name
         self._ready = False
-        if self._sqlite:
-            sql.event.listen(self._engine, "connect", _begin_nothing)
-            sql.event.listen(self._engine, "begin", _begin_immediate)
+        if self._database.sqlite:
+            sql.event.listen(self._database.engine, "connect", _begin_nothing)
+            sql.event.listen(self._database.engine, "begin", _begin_immediate)
 
     @property
     def shared(self) -> bool:
         """Whether all coordinators have the same experiments: SQLite is a file on one machine."""
-        return not self._sqlite
+        return not self._database.sqlite
 
     @property
     def used(self) -> bool:
         """Whether there may be something in it: a file that is not there holds nothing."""
-        return not self._file or self._ready or Path(self._file).exists()
+        return not self._database.file or self._ready or Path(self._database.file).exists()
 
     def create(self, experiment: experiment_pb2.Experiment, dataset: bytes, event: identity_pb2.AuditEvent) -> None:
         """Keeps a new one and its dataset. Raises ConflictError when the name is taken."""
@@ -175,7 +161,7 @@ class ExperimentStore:
 
     def close(self) -> None:
         """Ends all connections."""
-        self._engine.dispose()
+        self._database.engine.dispose()
 
     def _add(
         self,
@@ -184,7 +170,7 @@ class ExperimentStore:
         dataset: bytes,
         event: identity_pb2.AuditEvent,
     ) -> None:
-        if not self._sqlite:  # one at a time: each takes the next number, and two may bring the same dataset
+        if not self._database.sqlite:  # one at a time: each takes the next number, and two may bring the same dataset
             connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
         newest = connection.scalar(sql.select(sql.func.max(experiments.c.number))) or 0
         row = {"name": experiment.spec.name, "number": newest + 1, "revision": 1, **_columns(experiment)}
@@ -197,34 +183,23 @@ class ExperimentStore:
         """One transaction."""
         try:
             self._prepare()
-            with self._engine.begin() as connection:
+            with self._database.engine.begin() as connection:
                 yield connection
         except IntegrityError:
             raise _TakenError from None
         except SQLAlchemyError as error:
             raise UnavailableError(
-                f"the experiments' database {self.name} does not take it: {_first_line(error)}",
+                f"the experiments' database {self.name} does not take it: {first_line(error)}",
                 hint="check coordinator.experiments.url and its database; nothing else needs it",
                 reason="EXPERIMENT_STORE",
             ) from None
 
     def _prepare(self) -> None:
         if not self._ready:
-            self._keep_to_ourselves()
-            with self._engine.begin() as connection:
+            self._database.keep_to_ourselves()
+            with self._database.engine.begin() as connection:
                 migrate(connection)
             self._ready = True
-
-    def _keep_to_ourselves(self) -> None:
-        """Makes SQLite's file so that only its owner reads the datasets; SQLite gives its other files the same mode."""
-        if self._file and self._file != ":memory:":
-            with suppress(OSError):  # SQLite says it better
-                os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, SECRET))
-
-    def _limits(self) -> dict[str, Any]:
-        if self._sqlite:
-            return {"timeout": TIMEOUT_S}
-        return {"connect_timeout": TIMEOUT_S, "options": f"-c statement_timeout={TIMEOUT_S * 1000}"}
 
 
 class _TakenError(SupersededError):
@@ -263,7 +238,3 @@ def _add_dataset(connection: sql.Connection, digest: str, content: bytes) -> Non
 
 def _add_event(connection: sql.Connection, event: identity_pb2.AuditEvent) -> None:
     connection.execute(sql.insert(outbox), {"id": event.id, "content": keys.encode(event).decode()})
-
-
-def _first_line(error: SQLAlchemyError) -> str:
-    return str(error.__cause__ or error).strip().partition("\n")[0]

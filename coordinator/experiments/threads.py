@@ -8,7 +8,8 @@ from typing import ParamSpec, TypeVar
 
 from aimesh.experiment.v1 import experiment_pb2
 from aimesh.identity.v1 import identity_pb2
-from coordinator.experiments.store import TIMEOUT_S, ExperimentStore, Held, Result
+from coordinator.database import TIMEOUT_S
+from coordinator.experiments.store import ExperimentStore, Held, Result
 from meshkit.errors import UnavailableError
 
 LIMIT_S = 4.0 * TIMEOUT_S

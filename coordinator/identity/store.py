@@ -5,21 +5,18 @@ Methods block: call them in threads.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from aimesh.identity.v1 import identity_pb2
+from coordinator.database import Database, first_line
 from coordinator.identity.chain import FIELDS, Head, check_holds, link, verify
-from meshkit.errors import InvalidInputError, UnavailableError
-from meshkit.files import SECRET
+from meshkit.errors import UnavailableError
 
-TIMEOUT_S = 5
-"""How long the database may take to accept a connection, and to run one statement."""
 _LOCK = 0x61696D657368
 """Number of PostgreSQL's advisory lock for whoever appends."""
 _CHUNK = 1000
@@ -53,30 +50,19 @@ class AuditStore:
 
     def __init__(self, url: str) -> None:
         """Raises InvalidInputError when the URL is none that is understood."""
-        try:
-            parsed = sql.make_url(url)
-            self._sqlite = parsed.get_backend_name() == "sqlite"
-            if parsed.drivername == "postgresql":
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            self.name = parsed.render_as_string(hide_password=True)
-            self._engine = sql.create_engine(parsed, connect_args=self._limits(), pool_pre_ping=not self._sqlite)
-        except (ArgumentError, ImportError) as error:
-            raise InvalidInputError(
-                f"coordinator.audit.url is not understood: {error}",
-                hint="use sqlite:////path/to/file or postgresql://user:password@host/database",
-            ) from None
-        self._file = parsed.database if self._sqlite else None
+        self._database = Database(url, "coordinator.audit.url", pool_pre_ping=True)
+        self.name = self._database.name
         self._ready = False
 
     @property
     def shared(self) -> bool:
         """Whether all coordinators write to one log: SQLite is a file on one machine."""
-        return not self._sqlite
+        return not self._database.sqlite
 
     def append(self, events: Sequence[identity_pb2.AuditEvent]) -> Head:
         """Adds the events that are not there yet, in order. The log's head. Raises UnavailableError."""
         with self._connected() as connection:
-            if not self._sqlite:
+            if not self._database.sqlite:
                 connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
             head, known = _head(connection), _known(connection, [event.id for event in events])
             rows = []
@@ -126,45 +112,34 @@ class AuditStore:
 
     def close(self) -> None:
         """Ends all connections."""
-        self._engine.dispose()
+        self._database.engine.dispose()
 
     @contextmanager
     def _connected(self) -> Iterator[sql.Connection]:
         """One transaction; what the database says of it as UnavailableError."""
         try:
             if not self._ready:
-                self._keep_to_ourselves()
-            with self._engine.begin() as connection:
+                self._database.keep_to_ourselves()
+            with self._database.engine.begin() as connection:
                 if not self._ready:
                     self._create(connection)
                 yield connection
                 self._ready = True
         except SQLAlchemyError as error:
             raise UnavailableError(
-                f"the audit store {self.name} does not take it: {_first_line(error)}",
+                f"the audit store {self.name} does not take it: {first_line(error)}",
                 hint="check coordinator.audit.url and its database",
                 reason="AUDIT_STORE",
             ) from None
 
-    def _keep_to_ourselves(self) -> None:
-        """Makes SQLite's file so that only its owner reads who did what; SQLite gives its other files the same mode."""
-        if self._file and self._file != ":memory:":
-            with suppress(OSError):  # SQLite says it better
-                os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, SECRET))
-
     def _create(self, connection: sql.Connection) -> None:
-        if not self._sqlite:
+        if not self._database.sqlite:
             connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
         if sql.inspect(connection).has_table(_events.name):
             return  # this user may be one who can only append
         _events.metadata.create_all(connection)
-        for statement in _SQLITE_GUARDS if self._sqlite else _POSTGRES_GUARDS:
+        for statement in _SQLITE_GUARDS if self._database.sqlite else _POSTGRES_GUARDS:
             connection.exec_driver_sql(statement)
-
-    def _limits(self) -> dict[str, Any]:
-        if self._sqlite:
-            return {"timeout": TIMEOUT_S}
-        return {"connect_timeout": TIMEOUT_S, "options": f"-c statement_timeout={TIMEOUT_S * 1000}"}
 
 
 def _head(connection: sql.Connection) -> Head:
@@ -187,7 +162,3 @@ def _event(row: Any) -> identity_pb2.AuditEvent:
     event = identity_pb2.AuditEvent(**fields, sequence=row.sequence, hash=row.hash)
     event.at.FromJsonString(row.at)
     return event
-
-
-def _first_line(error: SQLAlchemyError) -> str:
-    return str(error.__cause__ or error).strip().partition("\n")[0]

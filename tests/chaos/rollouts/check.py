@@ -27,6 +27,8 @@ class Bars:
     """The new version has everything in the end; else all is as it was before."""
     answers: bool = True
     """The new version answers some requests on the way. A shadow never does."""
+    mirrored: bool = False
+    """Requests are copied to the new version on the way."""
     sticky: bool = False
     """Each caller through the gateway stays with one version while the shares stay."""
     reason: str = ""
@@ -171,6 +173,8 @@ def _ending(history: History, bars: Bars) -> Iterator[str]:
     yield from _final(history, bars)
     if bars.answers and not any(answer.version == history.new for answer in history.answers):
         yield f"{history.new} answered nobody: nothing was tested"
+    if bars.mirrored and not any(wish.mirror == history.new for wish in history.wishes):
+        yield f"nothing was copied to {history.new}: nothing was tested"
 
 
 def _final(history: History, bars: Bars) -> Iterator[str]:

@@ -269,6 +269,7 @@ class Runner:
 
     async def _is_well(self) -> bool:
         self._check_record()
+        self._revive()  # one that ended by its last write
         names = self.mesh.coordinators
         statuses = await asyncio.gather(*map(self.mesh.status, names), return_exceptions=True)
         found = [each for each in statuses if isinstance(each, cluster_pb2.Status)]

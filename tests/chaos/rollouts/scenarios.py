@@ -64,15 +64,16 @@ CANARY = asked("canary", steps="10,50,100", hold="1s")
 ROLLING = asked("rolling", max_surge=1)
 BLUE_GREEN = asked("blue-green", keep="2s")
 SHADOW = asked("shadow", percent=100.0, duration="3s")
-EXPERIMENT = asked("experiment", arms=(f"{OLD}=50", f"{NEW}=50"), header=HEADER, duration="3s")
+EXPERIMENT = asked("experiment", arms=(f"{OLD}=50", f"{NEW}=50"), header=HEADER, duration="2s")
 
 JUDGED = asked("canary", steps="10,100", hold="20s", no_gates=False)
 SOON = asked("canary", steps="50,100", hold="3s", no_gates=False)
+USUAL = asked("canary", steps="10,50,100", hold="5s", no_gates=False)
 FEW = asked("canary", steps="1,100", hold="3s", no_gates=False)
 
 COMPARED = Bars("SUCCEEDED", takes_over=False, sticky=True)
 UNANSWERED = Bars("ROLLED_BACK", takes_over=False, answers=False)
-UNSEEN = Bars("SUCCEEDED", takes_over=False, answers=False)
+UNSEEN = Bars("SUCCEEDED", takes_over=False, answers=False, mirrored=True)
 
 SCENARIOS = (
     Scenario("canary", CANARY, TAKES_OVER),
@@ -111,7 +112,7 @@ SCENARIOS = (
     ),
     Scenario("canary-leader-dies-after-each-write", CANARY, TAKES_OVER, armed="rollout.written=exit"),
     Scenario("rolling-leader-dies-after-each-write", ROLLING, TAKES_OVER, armed="rollout.written=exit"),
-    Scenario("as-good-is-promoted", SOON, TAKES_OVER),
+    Scenario("as-good-is-promoted", USUAL, TAKES_OVER),
     Scenario("better-is-promoted", SOON, TAKES_OVER, before=partial(models.slow, seconds=0.005)),
     Scenario(
         "slower-is-taken-back",
@@ -124,7 +125,7 @@ SCENARIOS = (
         "leaking-is-taken-back",
         JUDGED,
         replace(TAKEN_BACK, reason="memory_bytes"),
-        source=partial(models.leaking, size=1 << 17),
+        source=partial(models.leaking, size=48 << 10),
     ),
     Scenario(
         "worse-is-taken-back",

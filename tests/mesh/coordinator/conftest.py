@@ -176,13 +176,13 @@ def agent(address: str, node_id: str = "n1", instance: str = "i1", memory_gib: i
 
 
 def model(
-    name: str = "m", version: str = "1.0.0", digest: str = "a" * 64, memory_gib: int = 1
+    name: str = "m", version: str = "1.0.0", digest: str = "a" * 64, memory_gib: int = 1, size: int = 7000
 ) -> registry_pb2.ModelVersion:
     """A version of one file, as large as test_api.CONTENT."""
     return registry_pb2.ModelVersion(
         name=name,
         version=version,
         runtime="python",
-        files=[registry_pb2.ModelFile(path="1/model.py", digest=digest, size=7000)],
+        files=[registry_pb2.ModelFile(path="1/model.py", digest=digest, size=size)],
         requirements=registry_pb2.Requirements(memory_bytes=memory_gib * 1024**3),
     )

@@ -12,7 +12,7 @@ from coordinator.rollout.controller import STOPPED
 from coordinator.settings import EtcdSettings
 from tests.mesh.coordinator.conftest import model
 from tests.mesh.coordinator.test_api import DIGEST, _said, target
-from tests.mesh.coordinator.test_rollout_api import Rolling, api  # noqa: F401  # a fixture
+from tests.mesh.coordinator.test_rollout_api import Rolling, api, canary  # noqa: F401  # a fixture
 from tests.processes import EtcdServer, eventually
 
 STUCK = "p"
@@ -28,7 +28,7 @@ async def test_one_that_cannot_be_worked_out_holds_no_other(etcd: EtcdServer, ap
     with structlog.testing.capture_logs() as logs:
         await _put(store, wrong)
         assert (await _reason(api, STOPPED)).startswith(f"{STOPPED}IndexError: ")
-        await api.start()
+        await api.start(canary=canary(50, 100, hold_s=0.5))
         await api.reaches("SUCCEEDED")
     faults = [each for each in logs if each["event"] == "rollout.fault" and each["log_level"] == "error"]
     assert [each["name"] for each in faults] == [STUCK], "once, however often it is looked at"

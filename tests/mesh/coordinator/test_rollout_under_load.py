@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -153,12 +156,12 @@ async def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         await started.stop()
 
 
-async def push(mesh: Mesh, version: str) -> None:
-    """Records a version without deploying it."""
+async def push(mesh: Mesh, version: str, *, wrong: bool = False) -> None:
+    """Records a version without deploying it; a wrong one adds nine instead of one."""
     place = mesh.folder / "models" / NAME / version
     (place / "1").mkdir(parents=True)
     (place / "config.pbtxt").write_text(models.CONFIG)
-    (place / "1" / "model.py").write_text(MODEL.format(version=version))
+    (place / "1" / "model.py").write_text(MODEL.format(version=version).replace("x + 1", "x + 9" if wrong else "x + 1"))
     with package(place, NAME, version) as packed:
         await upload(mesh.target, packed, lambda _: None)
 
@@ -186,6 +189,32 @@ async def test_forward_with_the_leader_killed_and_back_from_the_middle(mesh: Mes
         await rollouts.ended(ROLLED_BACK)
         back = time.monotonic()
         assert load.versions(forward) == {"1.1.0", "1.2.0"}
-        await eventually(lambda: sum(asked > back for asked, _ in load.answers) > 10, what="more answers")
+        # 3. A version that answers wrongly is taken back by its evaluation, before anybody asks it.
+        await push(mesh, "1.3.0", wrong=True)
+        code, said = await _aimesh_rollout(mesh, "start", f"{NAME}:1.3.0", "--yes", *_questions(mesh))
+        assert (code, "before its first request: exact_match is worse: 0 (was 1)" in said) == (5, True), said
+        evaluated = time.monotonic()
+        await eventually(lambda: sum(asked > evaluated for asked, _ in load.answers) > 10, what="more answers")
     assert load.errors == []
     assert load.versions(back) == {"1.1.0"}
+
+
+def _questions(mesh: Mesh) -> list[str]:
+    """Options of an evaluation set that the others answer right."""
+    path = mesh.folder / "questions.jsonl"
+    path.write_text("\n".join(json.dumps({"inputs": {"x": [float(n)]}, "expected": n + 1.0}) for n in range(100)))
+    return ["--eval", str(path), "--eval-output", "y", "--eval-metric", "exact_match"]
+
+
+async def _aimesh_rollout(mesh: Mesh, *arguments: str) -> tuple[int, str]:
+    """(exit code, what it printed) of `aimesh rollout ARGUMENTS`."""
+    alive = next(name for name in mesh.coordinators if mesh.processes[name].alive)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tools.cli.main", "rollout", *arguments),
+        env={**os.environ, "AIMESH_COORDINATORS": f"{INSIDE}:{mesh.port(alive)}"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, out.decode()

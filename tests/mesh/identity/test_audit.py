@@ -89,7 +89,9 @@ async def test_every_change_is_in_the_log(etcd: EtcdServer, tmp_path: Path) -> N
         cluster: Any = cluster_pb2_grpc.ClusterServiceStub(running.channel)
         member = agent(running.settings.address)
         await member.join()
-        await registry.CreateVersion(registry_pb2.CreateVersionRequest(version=model(digest=DIGEST)), timeout=15)
+        await registry.CreateVersion(
+            registry_pb2.CreateVersionRequest(version=model(digest=DIGEST, size=3)), timeout=15
+        )
         for replicas in (1, 2):
             target = routing_pb2.Target(version="1.0.0", replicas=replicas, weight=1)
             deployment = routing_pb2.Deployment(name="m", targets=[target])

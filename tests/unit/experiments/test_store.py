@@ -114,7 +114,7 @@ class Behaviour:
 
     def test_the_migrations_make_what_the_code_expects(self, store: ExperimentStore) -> None:
         store.create(made("e1"), DATASET, event(1))
-        inspector = sql.inspect(store._engine)
+        inspector = sql.inspect(store._database.engine)
         assert set(inspector.get_table_names()) == {*METADATA.tables, VERSION_TABLE}
         for name, table in METADATA.tables.items():
             assert {each["name"] for each in inspector.get_columns(name)} == set(table.columns.keys())

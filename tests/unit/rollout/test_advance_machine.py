@@ -60,7 +60,7 @@ class RolloutMachine(RuleBasedStateMachine):
         before, running, was = self.world.weights(), self.world.rollout.state == RUNNING, self.world.deployment
         self.world.lead()
         if running and self.world.deployment != was:
-            self._raised_in_order(was)
+            self._in_order(was)
         serving = {version for _, version in self.world.state.serving}
         raised = {version for version, weight in self.world.weights().items() if weight > before.get(version, 0)}
         assert raised <= serving, "a weight before there was a replica that answers"
@@ -184,10 +184,11 @@ class RolloutMachine(RuleBasedStateMachine):
         waits = rollout.state == rollout_pb2.ROLLOUT_STATE_ROLLING_BACK and rollout.awaited_revision != 0
         return waits and self.world.now_ns > rollout.since.ToNanoseconds() + patience
 
-    def _raised_in_order(self, was: routing_pb2.Deployment) -> None:
+    def _in_order(self, was: routing_pb2.Deployment) -> None:
         """Forward, a version gets more requests, or copies, only once all of its replicas answer and clients know them.
 
-        Of those that the deployment has and the step wants. On the way back requests move first.
+        Of those that the deployment has and the step wants. Its replicas go only once clients know that it gets none.
+        On the way back requests move first.
         """
         now, goal = self.world.deployment, goal_of(self.world.rollout)
         weights = {each.version: each.weight for each in was.targets}
@@ -204,6 +205,10 @@ class RolloutMachine(RuleBasedStateMachine):
             assert answering >= needed, f"{version} gets more with {answering} of {needed} replicas"
             told = len(known.serving.get((NAME, version), ()))
             assert told >= needed, f"{version} gets more, and clients know {told} of {needed} replicas"
+        asked = {each.version for each in known.deployments[NAME].targets if each.weight}
+        for each in was.targets:
+            if not each.weight and held.get(each.version, 0) < each.replicas:
+                assert each.version not in asked, f"replicas of {each.version} go, and clients still ask them"
 
     def _set(self, rollout: rollout_pb2.Rollout) -> None:
         state = self.world.state
@@ -231,5 +236,5 @@ def _spec(strategy: str) -> rollout_pb2.RolloutSpec:
 
 TestRollout = RolloutMachine.TestCase
 TestRollout.settings = settings(
-    max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=90, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
