@@ -45,7 +45,11 @@ class _Measured:
             table.add_column(title, justify="left" if title == "METRIC" else "right", no_wrap=True)
         if wide:
             table.add_column("TEST")
+        version = ""
         for each in self._comparisons:
+            if each.version != version:  # an experiment's arm: a line of its own, and not a prefix of each metric
+                version = each.version
+                table.add_row(Text(version, style="bold"))
             table.add_row(*_row(each), *([each.test] if wide else []))
         yield table
 
@@ -53,7 +57,7 @@ class _Measured:
 def _row(each: rollout_pb2.Comparison) -> tuple[str | Text, ...]:
     tested = bool(each.test)
     return (
-        f"{each.version} {each.metric}".strip(),
+        each.metric,
         value(each.metric, each.before) if each.HasField("before") else "",
         value(each.metric, each.now) if each.HasField("now") else "",
         f"{each.now_count:,}" if each.now_count else "",
@@ -74,7 +78,7 @@ def value(metric: str, amount: float) -> str:
 def _effect(each: rollout_pb2.Comparison) -> str:
     """In points of what is a share itself, else relative."""
     if each.metric in _SHARES:
-        return f"{100 * each.effect:+.3g} points"
+        return f"{100 * each.effect:+.3g} pts"
     relative = each.metric.startswith("latency") or each.metric.endswith("bytes")
     return f"{100 * each.effect:+.3g} %" if relative else f"{each.effect:+.3g}"
 

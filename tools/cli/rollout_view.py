@@ -46,7 +46,7 @@ def shown(
         _course(rollout, time.time_ns() if now_ns is None else now_ns),
         _steps(rollout.steps, rollout),
         _weights(rollout),
-        *measured(comparisons),
+        *measured(comparisons or _decided_on(rollout)),
         *_decisions(rollout.decisions),
         *_next(rollout),
     )
@@ -134,6 +134,11 @@ def _weights(rollout: rollout_pb2.Rollout) -> Text:
         bar.append("█" * max(1, round(_BAR * target.weight / total)), style=colour)
         names.append(f"  {target.version} {100 * target.weight / total:.3g} %", style=colour)
     return bar.append_text(names)
+
+
+def _decided_on(rollout: rollout_pb2.Rollout) -> Sequence[rollout_pb2.Comparison]:
+    """What the last judgement rested on, where nothing is measured any more."""
+    return next((each.comparisons for each in reversed(rollout.decisions) if each.comparisons), ())
 
 
 def _decisions(decisions: Sequence[rollout_pb2.Decision]) -> Iterator[RenderableType]:

@@ -66,7 +66,7 @@ def test_with_few_requests_there_is_no_telling() -> None:
 def test_errors_fail() -> None:
     found = judged(OLD, window(300, 15), FROZEN)
     assert found.verdict == rollout_pb2.VERDICT_FAIL
-    assert found.reason.startswith("error_rate is worse: 5 %, was 0.1 %, p = ")
+    assert found.reason.startswith("error_rate is worse: 5 % (was 0.1 %), p = ")
     assert "effect +0.049" in found.reason
 
 
@@ -162,7 +162,7 @@ def quality(old: list[float], new: list[float], metric: str = "accuracy") -> Jud
 def test_broken_answers_fail() -> None:
     found = quality(scores(190), scores(140))
     assert found.verdict == rollout_pb2.VERDICT_FAIL
-    assert "accuracy is worse: 0.7, was 0.95" in found.reason
+    assert "accuracy is worse: 0.7 (was 0.95)" in found.reason
 
 
 def test_better_answers_pass() -> None:
@@ -172,7 +172,7 @@ def test_better_answers_pass() -> None:
 def test_a_tie_is_told_only_with_enough_questions() -> None:
     tie = quality(scores(45, 50), scores(45, 50, first=5))
     assert tie.verdict == rollout_pb2.VERDICT_INCONCLUSIVE
-    assert "accuracy 0.9, was 0.9: 50 questions are too few" in tie.reason
+    assert "50 questions are too few to be sure that accuracy 0.9 (was 0.9) is no worse" in tie.reason
     assert quality(scores(1980, 2000), scores(1980, 2000, first=20)).verdict == rollout_pb2.VERDICT_PASS
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from typer.main import get_command
 
 from aimesh.rollout.v1 import rollout_pb2
@@ -17,12 +17,13 @@ from meshkit.errors import InvalidInputError
 from tests.unit.rollout.world import NEW, OLD, World, canary, state_of, target
 from tools.cli.rollout import app
 from tools.cli.rollout_gates import read_gates
+from tools.cli.rollout_measured import measured
 from tools.cli.rollout_spec import Asked, read, spec_of
 from tools.cli.rollout_view import listed, planned, shown
 
 
-def printed(what: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=120)
+def printed(what: RenderableType, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(what)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
@@ -42,8 +43,46 @@ def test_a_rollout_shows_weights_measurements_and_reasons() -> None:
     mesh.run()
     comparison = rollout_pb2.Comparison(metric="error_rate", before=0.01, now=0.02, p_value=0.5, effect=0.01, test="e")
     text = printed(shown(mesh.rollout, [comparison]))
-    for part in ("SUCCEEDED: 1.1.0 has all requests", "1.1.0 100 %", "error_rate", "0.02", "25 % for 1 s; nothing was"):
+    for part in (
+        "SUCCEEDED: 1.1.0 has all requests",
+        "1.1.0 100 %",
+        "error_rate",
+        "+1 pts",
+        "25 % for 1 s; nothing was",
+    ):
         assert part in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_arms_and_units_fit_a_terminal(width: int) -> None:
+    metrics = (("latency_p99_ms", 1234.5, 2345.6), ("memory_bytes", 2e9, 3e9), ("error_rate", 0.1, 0.2))
+    sure = {"now_count": 12345, "p_value": 1e-9, "effect": -0.123, "test": "t"}
+    found = [
+        rollout_pb2.Comparison(metric=metric, version=version, before=before, now=now, **sure)  # type: ignore[arg-type]
+        for version in (OLD, NEW)
+        for metric, before, now in metrics
+    ]
+    text = printed(Group(*measured(found)), width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for part in ("2346 ms", "2861 MiB", "20 %", "12,345", "-12.3 pts", "<0.0001"):
+        assert part in text
+    assert ("TEST" in text) == (width > 110)
+
+
+def test_a_rollout_that_waits_for_a_person_says_what_to_do() -> None:
+    rollout = rollout_pb2.Rollout(spec=canary(50, 100), state=rollout_pb2.ROLLOUT_STATE_HELD, started_by="me")
+    rollout.phase = rollout_pb2.PHASE_HOLDING
+    rollout.steps.add(percent=50).hold.seconds = 90
+    text = printed(shown(rollout, [], now_ns=61 * 10**9))
+    assert "by me, 1 min 1 s of 1 min 30 s in this phase" in text
+    assert "aimesh rollout resume | promote | abort m" in text
+
+
+def test_a_list_of_rollouts_names_their_states() -> None:
+    mesh = World(state_of(4, target(OLD, 2)))
+    mesh.start(canary(25, 100))
+    mesh.run()
     assert "SUCCEEDED" in printed(listed([mesh.rollout]))
 
 
