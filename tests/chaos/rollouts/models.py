@@ -41,9 +41,9 @@ def slow(version: str, seconds: float) -> str:
     return _source(version, does=f"time.sleep({seconds})")
 
 
-def leaking(version: str, size: int) -> str:
-    """The same, and so many bytes a request are never given back."""
-    return _source(version, does=f"self.kept.append(numpy.ones({size}, dtype=numpy.uint8))")
+def leaking(version: str, size: int, seconds: float) -> str:
+    """As slow, and so many bytes a request are never given back."""
+    return _source(version, does=f"time.sleep({seconds}); self.kept.append(numpy.ones({size}, dtype=numpy.uint8))")
 
 
 def broken(version: str) -> str:

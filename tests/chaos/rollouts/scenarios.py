@@ -125,7 +125,8 @@ SCENARIOS = (
         "leaking-is-taken-back",
         JUDGED,
         replace(TAKEN_BACK, reason="memory_bytes"),
-        source=partial(models.leaking, size=48 << 10),
+        before=partial(models.slow, seconds=0.003),  # beside which new memory takes no time
+        source=partial(models.leaking, size=64 << 10, seconds=0.003),
     ),
     Scenario(
         "worse-is-taken-back",
