@@ -33,9 +33,8 @@ _CACHED = 8192
 
 @dataclass
 class Traffic:
-    """What all clients together were sent."""
+    """What became of all clients' streams together."""
 
-    responses: int = 0
     streams_lost: Counter[str] = field(default_factory=Counter)
     """Streams that ended though nobody meant them to, by reason."""
 
@@ -81,7 +80,6 @@ class Client:
         self._types = {}
         await self._ask(call, LDS, frozenset({self.model}))
         while isinstance(response := await call.read(), discovery_pb2.DiscoveryResponse):
-            self.traffic.responses += 1
             await self._take(call, response)
 
     async def _take(self, call: Any, response: discovery_pb2.DiscoveryResponse) -> None:

@@ -1,4 +1,4 @@
-"""Everybody who is simulated: the agents, one task each, and the xDS clients, one task each."""
+"""Everybody who is simulated: the agents, one task each, and the xDS clients, in processes of their own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 from tools.simulate.agent import Agent, Tally
 from tools.simulate.changes import Board, has
-from tools.simulate.client import Client, Traffic
+from tools.simulate.client import Traffic
+from tools.simulate.crowd import CLIENTS, Crowd
 from tools.simulate.plan import Plan, hello, watchers
 
 
 class Population:
-    """Starts, ends and watches agents and clients. One event loop holds them all."""
+    """Starts, ends and watches agents and clients."""
 
     def __init__(self, plan: Plan, coordinators: Sequence[str]) -> None:
         self.plan = plan
@@ -26,6 +27,7 @@ class Population:
         """Models that some client calls."""
         self._coordinators = tuple(coordinators)
         self._lives: dict[str, asyncio.Task[None]] = {}
+        self._crowds: list[Crowd] = []
         self._streams: list[asyncio.Task[None]] = []
 
     def start_node(self, index: int) -> Agent:
@@ -37,10 +39,15 @@ class Population:
 
     def start_clients(self) -> None:
         """Starts every client."""
-        for number in range(self.plan.clients):
-            model = self.plan.wanted_by(number)
-            client = Client(number, model, self._from(number), self.traffic, self.board.acknowledged)
-            self._streams.append(asyncio.create_task(client.run(), name=f"client {number}"))
+        wanted = [(each, self.plan.wanted_by(each), self._from(each)) for each in range(self.plan.clients)]
+        for first in range(0, len(wanted), CLIENTS):
+            crowd = Crowd(wanted[first : first + CLIENTS], self.board, self.traffic)
+            self._crowds.append(crowd)
+            self._streams.append(asyncio.create_task(crowd.run(), name=f"clients from {first}"))
+
+    def pids(self) -> dict[str, int]:
+        """The clients' processes, by name."""
+        return {f"simulator-{index + 2}": crowd.pid for index, crowd in enumerate(self._crowds) if crowd.pid}
 
     async def kill_node(self, node_id: str) -> None:
         """The node vanishes: its connection is cut."""

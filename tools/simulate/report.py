@@ -125,7 +125,7 @@ class Report:
 def part(before: Reading, after: Reading) -> Part:
     """What happened between two readings."""
     seconds = after.at - before.at
-    cores = {name: rate(before.usage.cpu_s[name], spent, seconds) for name, spent in after.usage.cpu_s.items()}
+    cores = {name: rate(before.usage.cpu_s.get(name, 0.0), spent, seconds) for name, spent in after.usage.cpu_s.items()}
     machine = cores.pop("machine")
     return Part(
         seconds,

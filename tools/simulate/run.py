@@ -193,7 +193,8 @@ class _Simulation:
         self.after[name] = await self._read()
 
     async def _read(self) -> Reading:
-        return Reading(time.monotonic(), await read_counters(self.running.place.etcd[0]), usage(_pids(self.running)))
+        pids = {**_pids(self.running), **self.population.pids()}
+        return Reading(time.monotonic(), await read_counters(self.running.place.etcd[0]), usage(pids))
 
     async def _until(self, name: str, count: Callable[[], int], total: int) -> None:
         """Waits until as many as there are have come so far. Raises DeadlineError saying how many have not, and what
