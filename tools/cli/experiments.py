@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tools.cli.options import Json, StateDir
+from tools.cli.options import Json, StateDir, parse_pairs
 
 if TYPE_CHECKING:
     from aimesh.experiment.v1 import experiment_pb2
@@ -66,7 +66,6 @@ def create(
     from aimesh.experiment.v1 import experiment_pb2
     from tools.cli import experiments_client as client
     from tools.cli.client import run
-    from tools.cli.models import parse_parameters
     from tools.cli.reference import exact
     from tools.cli.rollout_gates import read_gates
     from tools.cli.target import find_mesh
@@ -78,7 +77,7 @@ def create(
         model=model,
         candidate=version,
         baseline=baseline.removeprefix(f"{model}:"),
-        parameters=parse_parameters(parameter or [], "--parameter"),
+        parameters=parse_pairs(parameter or [], "--parameter"),
         repeat=repeat,
         gates=read_gates(gates) if gates is not None else None,
         manual=manual,
@@ -196,7 +195,6 @@ def compare(
     Example: [bold]aimesh experiments compare chat:1.0.0 chat:2.0.0 --dataset questions.jsonl --pdf report.pdf[/bold]
     """
     from aimesh.experiment.v1 import experiment_pb2
-    from tools.cli.models import parse_parameters
     from tools.cli.output import console, print_json
     from tools.cli.plain import plain
     from tools.cli.reference import exact
@@ -213,7 +211,7 @@ def compare(
         candidate=new[1],
         evaluation=_evaluation(mesh, dataset, output, metric),
         repeat=repeat,
-        parameters=parse_parameters(parameter or [], "--parameter"),
+        parameters=parse_pairs(parameter or [], "--parameter"),
     )
     report = _compared(mesh, request)
     _write(report, csv, pdf, None)

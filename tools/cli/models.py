@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tools.cli.identification import AllowPickle, identify
-from tools.cli.options import Json, StateDir
+from tools.cli.options import Json, StateDir, parse_pairs
 from tools.cli.said import Alias, Changelog, Detail, Replaces, Source, Tag
 from tools.cli.vouching import Migrate, MigrateTimeout, SignKey
 
@@ -68,7 +68,7 @@ def push(
 
     said = read_said(path, changelog, source, detail, replaces, tag, alias)
     mesh = find_mesh(state_dir)
-    parameters = parse_parameters(param or [])
+    parameters = parse_pairs(param or [])
     identification = look_before(path, allow_pickle=allow_pickle)
     with package(path, name, version, runtime, parameters, input_ or (), output or ()) as packed:
         tell(packed, identification, allow_pickle=allow_pickle)
@@ -148,21 +148,6 @@ def rm(
     name, version = exact(model, "aimesh models rm smollm2:1.0.0")
     run(delete_version(find_mesh(state_dir), name, version))
     console().print(f"Removed {name}:{version}.")
-
-
-def parse_parameters(texts: list[str], option: str = "--param") -> dict[str, str]:
-    """['n_ctx=2048'] → {'n_ctx': '2048'}. Raises InvalidInputError."""
-    from meshkit.errors import InvalidInputError
-
-    found = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InvalidInputError(f"{option} {text!r} is not understood", hint=f"write {option} key=value")
-        if key in found:
-            raise InvalidInputError(f"{option} {key} is given twice")
-        found[key] = value
-    return found
 
 
 def push_with_progress(mesh: Mesh, packed: Package) -> registry_pb2.ModelVersion:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tools.cli.models import Named, app
-from tools.cli.options import Json, StateDir
+from tools.cli.options import Json, StateDir, parse_pairs
 
 __all__ = ["app"]
 
@@ -133,7 +133,6 @@ def compat(model: Named, as_json: Json = False, state_dir: StateDir = None) -> N
 
 def parse_changes(texts: list[str]) -> tuple[dict[str, str], list[str]]:
     """['stage=tested', 'reviewed-'] → ({'stage': 'tested'}, ['reviewed']). Raises InvalidInputError."""
-    from tools.cli.models import parse_parameters
 
     gone = [text[:-1] for text in texts if text.endswith("-") and "=" not in text]
-    return parse_parameters([text for text in texts if "=" in text or not text.endswith("-")], "tag"), gone
+    return parse_pairs([text for text in texts if "=" in text or not text.endswith("-")], "tag"), gone

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tools.cli.options import Json, StateDir
+from tools.cli.options import Json, StateDir, parse_pairs
 from tools.cli.said import Alias, Changelog, Detail, Replaces, Source, Tag
 from tools.cli.vouching import SignKey
 
@@ -126,12 +126,11 @@ def get(
     """
     import sys
 
-    from tools.cli.models import parse_parameters
     from tools.cli.output import print_json
     from tools.cli.prompt_text import fill
     from tools.cli.target import find_mesh
 
-    values = parse_parameters(var or [], "--var")
+    values = parse_pairs(var or [], "--var")
     found = fetch(find_mesh(state_dir), prompt)
     text = found.text if raw and not values else fill(found.text, values)
     if as_json:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tools.cli.options import parse_pairs
+
 if TYPE_CHECKING:
     from aimesh.registry.v1 import registry_pb2
     from tools.cli.target import Mesh
@@ -59,14 +61,13 @@ def read_said(
     aliases: list[str] | None,
 ) -> Said:
     """The options, read. Raises InvalidInputError before anything is sent."""
-    from tools.cli.models import parse_parameters
 
     return Said(
         _text(changelog),
         source or path.resolve().name,
-        parse_parameters(details or [], "--detail"),
+        parse_pairs(details or [], "--detail"),
         replaces,
-        parse_parameters(tags or [], "--tag"),
+        parse_pairs(tags or [], "--tag"),
         tuple(aliases or ()),
     )
 

@@ -13,7 +13,7 @@ from meshkit.errors import LEAVES, AimeshError, NotFoundError, UnavailableError
 from tools.cli import main as cli
 from tools.cli.environment import export_lines
 from tools.cli.main import app
-from tools.cli.models import parse_parameters
+from tools.cli.options import parse_pairs
 from tools.cli.output import human_bytes, report_error
 from tools.cli.plain import enum_name
 from tools.cli.target import Mesh
@@ -140,10 +140,10 @@ def test_exports_are_quoted_for_the_shell(tmp_path: Path) -> None:
 
 
 def test_names_and_parameters() -> None:
-    assert parse_parameters(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+    assert parse_pairs(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
     for wrong in (["a"], ["=b"], ["a=1", "a=2"]):
         with pytest.raises(AimeshError, match="--param"):
-            parse_parameters(wrong)
+            parse_pairs(wrong)
 
 
 @pytest.mark.parametrize(
