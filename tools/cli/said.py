@@ -61,7 +61,6 @@ def read_said(
     aliases: list[str] | None,
 ) -> Said:
     """The options, read. Raises InvalidInputError before anything is sent."""
-
     return Said(
         _text(changelog),
         source or path.resolve().name,
