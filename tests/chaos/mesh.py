@@ -22,6 +22,7 @@ from meshkit.channel import aio_channel
 from tests.chaos import models
 from tests.chaos.processes import Process
 from tests.chaos.proxy import Address, Proxy
+from tests.processes import eventually
 from tools.cli import placement
 from tools.cli.target import Mesh as Target
 from tools.cli.upload import push
@@ -107,8 +108,14 @@ class Mesh:
             for name in names:
                 await self.processes[name].running()
 
-    async def deploy(self, name: str, version: str, source: str, replicas: int, ballast_bytes: int = 1024) -> None:
-        """Pushes a Python model and deploys it; does not wait for it."""
+    async def deploy(
+        self, name: str, version: str, source: str, replicas: int, ballast_bytes: int = 1024, *, copied: bool = False
+    ) -> None:
+        """Pushes a Python model and deploys it; does not wait for it.
+
+        With `copied` it is deployed once more than one coordinator holds its files: they come to the second within a
+        second, and what only one has goes away with it for as long as that is away.
+        """
         place = self.folder / "models" / name / version
         (place / "1").mkdir(parents=True, exist_ok=True)
         (place / "config.pbtxt").write_text(models.CONFIG)
@@ -116,7 +123,15 @@ class Mesh:
         (place / "1" / "ballast.bin").write_bytes(os.urandom(ballast_bytes))
         with package(place, name, version) as packed:
             await push(self.target, packed, lambda _: None)
+            digests = list(packed.paths)
+        if copied:
+            await eventually(lambda: all(self._copies(digest) > 1 for digest in digests), what=f"copies of {name}")
         await placement.apply(self.target, name, version, replicas)
+
+    def _copies(self, digest: str) -> int:
+        """How many coordinators hold a blob."""
+        places = (self.folder / "data" / name / "blobs" / digest for name in self.coordinators)
+        return sum(place.exists() for place in places)
 
     async def placed(self, name: str, version: str, within_s: float) -> None:
         """Waits until a model is routed. Raises what the command line would."""

@@ -167,7 +167,7 @@ class Stage:
     async def _deploy(self, act: acts.Deploy) -> None:
         self._deployed += 1
         version = self.versions[act.model] = f"1.0.{self._deployed}"
-        await self.mesh.deploy(act.model, version, act.source, 1, act.ballast_bytes)
+        await self.mesh.deploy(act.model, version, act.source, 1, act.ballast_bytes, copied=not act.wait)
         if not act.wait:
             return
         if act.fails is None:
