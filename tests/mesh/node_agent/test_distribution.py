@@ -119,9 +119,12 @@ async def test_without_coordinators_agents_go_on_as_far_as_they_can(etcd: EtcdSe
             await eventually(lambda: min(len(first.seen), len(second.seen)) >= 2, what="a chunk each")
         ended = await asyncio.gather(*fetching, return_exceptions=True)
         assert all(isinstance(each, UnavailableError) for each in ended), ended
-        await asyncio.gather(*(each.fetch(file) for each in (first, second)), return_exceptions=True)
-        known = [each.store._coming[file.digest].held() for each in (first, second)]
-        assert known[0] == known[1], "each has what either had"
+
+        async def level() -> bool:
+            await asyncio.gather(*(each.fetch(file) for each in (first, second)), return_exceptions=True)
+            return first.store._coming[file.digest].held() == second.store._coming[file.digest].held()
+
+        await eventually(level, what="each has what either had")
         async with coordinator(etcd, tmp_path, "c1", port=port):
             await all_fetch([first, second], file)
         assert first.whole(file)
