@@ -5,16 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-import grpc
-import grpc.aio
-
-from aimesh.cluster.v1 import cluster_pb2, cluster_pb2_grpc
-from coordinator.peers import Peers
+from aimesh.cluster.v1 import cluster_pb2
+from coordinator.peers import DEADLINE_S, Peers
 from coordinator.xds.server import XdsServer
-from meshkit.errors import PreconditionError
-
-DEADLINE_S = 1.0
-"""How long another coordinator may take."""
+from meshkit.errors import UnavailableError
 
 
 class Acknowledgements:
@@ -37,14 +31,12 @@ class Acknowledgements:
 
     async def _ask(self, address: str, request: cluster_pb2.ListUnacknowledgedRequest) -> list[str]:
         try:
-            stub = cluster_pb2_grpc.ClusterServiceStub(self._peers.channel(address))
-            answer = await stub.ListUnacknowledged(request, timeout=DEADLINE_S)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                self._peers.drop(address)
-            return [f"coordinator {address} does not say: {error.code().name} {error.details()}"]
-        except PreconditionError as error:  # own certificate cannot be read
-            return [f"coordinator {address} cannot be asked: {error.message}"]
+            answer = await self._peers.ask(
+                address,
+                lambda cluster: cluster.ListUnacknowledged(request, timeout=DEADLINE_S),
+            )
+        except UnavailableError as error:
+            return [error.message]
         return _texts(address, answer.clients)
 
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 
-import grpc
-import grpc.aio
 import structlog
 
-from aimesh.cluster.v1 import cluster_pb2, cluster_pb2_grpc
-from coordinator.peers import Peers
+from aimesh.cluster.v1 import cluster_pb2
+from coordinator.peers import DEADLINE_S, Peers
 from coordinator.state import VersionKey
 from coordinator.xds.loads import Counted, GatewayLoads
-from meshkit.errors import PreconditionError
+from meshkit.errors import UnavailableError
 
 log = structlog.get_logger()
 
-DEADLINE_S = 1.0
-"""How long another coordinator may take; what it has counted is there when it answers again."""
 OWN = "itself"
 """Stands for this coordinator where others stand by their address."""
 
@@ -43,16 +39,14 @@ class GatewayCounts:
         return {**_keyed(OWN, self._own.gateway_counts().items()), **{k: v for each in others for k, v in each.items()}}
 
     async def _ask(self, address: str) -> ByCoordinator:
+        request = cluster_pb2.ListGatewayCountsRequest()
         try:
-            stub = cluster_pb2_grpc.ClusterServiceStub(self._peers.channel(address))
-            answer = await stub.ListGatewayCounts(cluster_pb2.ListGatewayCountsRequest(), timeout=DEADLINE_S)
-        except grpc.aio.AioRpcError as error:
-            log.info("counts.not_told", coordinator=address, reason=error.details(), code=error.code().name)
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                self._peers.drop(address)
-            return {}
-        except PreconditionError as error:  # own certificate cannot be read
-            log.warning("counts.not_asked", coordinator=address, reason=error.message)
+            answer = await self._peers.ask(
+                address,
+                lambda cluster: cluster.ListGatewayCounts(request, timeout=DEADLINE_S),
+            )
+        except UnavailableError as error:
+            log.info("counts.not_told", coordinator=address, reason=error.message)
             return {}
         return _keyed(
             address, (((each.name, each.version), Counted(each.requests, each.errors)) for each in answer.counts)

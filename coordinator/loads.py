@@ -6,20 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-import grpc
-import grpc.aio
 import structlog
 
-from aimesh.cluster.v1 import cluster_pb2, cluster_pb2_grpc
+from aimesh.cluster.v1 import cluster_pb2
 from aimesh.membership.v1 import membership_pb2
-from coordinator.peers import Peers
+from coordinator.peers import DEADLINE_S, Peers
 from coordinator.sessions import Sessions
-from meshkit.errors import PreconditionError
+from meshkit.errors import UnavailableError
 
 log = structlog.get_logger()
 
-DEADLINE_S = 1.0
-"""How long another coordinator may take; one that does not answer is left out until it is asked again."""
 FRESH_S = 1.0
 """Others are asked no more often than this."""
 
@@ -54,15 +50,10 @@ class Loads:
         return {key: load for loads in found for key, load in loads.items()}
 
     async def _ask(self, address: str) -> ByNode:
+        request = cluster_pb2.ListLoadsRequest()
         try:
-            stub = cluster_pb2_grpc.ClusterServiceStub(self._peers.channel(address))
-            answer = await stub.ListLoads(cluster_pb2.ListLoadsRequest(), timeout=DEADLINE_S)
-        except grpc.aio.AioRpcError as error:
-            log.info("loads.not_told", coordinator=address, reason=error.details(), code=error.code().name)
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                self._peers.drop(address)
-            return {}
-        except PreconditionError as error:  # own certificate cannot be read
-            log.warning("loads.not_asked", coordinator=address, reason=error.message)
+            answer = await self._peers.ask(address, lambda cluster: cluster.ListLoads(request, timeout=DEADLINE_S))
+        except UnavailableError as error:
+            log.info("loads.not_told", coordinator=address, reason=error.message)
             return {}
         return dict(answer.loads)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
 import grpc.aio
 
+from aimesh.cluster.v1 import cluster_pb2_grpc
 from coordinator.mirror import Mirror
 from meshkit.channel import aio_channel, coordinator_channel
+from meshkit.errors import PreconditionError, UnavailableError
 from meshkit.tls import TlsSettings, channel_credentials
+
+Answer = TypeVar("Answer")
+if TYPE_CHECKING:
+    Cluster = cluster_pb2_grpc.ClusterServiceAsyncStub
+DEADLINE_S = 1.0
+"""How long another coordinator may take to answer a question about itself."""
 
 
 class Peers:
@@ -32,6 +44,18 @@ class Peers:
     def to_node(self, address: str) -> grpc.aio.Channel:
         """A new channel to an agent's own server, for the caller to close. Raises PreconditionError like `channel`."""
         return aio_channel(address, credentials=channel_credentials(self._tls))
+
+    async def ask(self, address: str, question: Callable[[Cluster], Awaitable[Answer]]) -> Answer:
+        """One of them's answer. Raises UnavailableError, whatever kept it from coming."""
+        try:
+            return await question(cluster_pb2_grpc.ClusterServiceStub(self.channel(address)))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self.drop(address)
+            said = f"coordinator {address} does not say: {error.code().name} {error.details()}"
+            raise UnavailableError(said) from None
+        except PreconditionError as error:  # own certificate cannot be read
+            raise UnavailableError(f"coordinator {address} cannot be asked: {error.message}") from None
 
     def drop(self, address: str) -> None:
         """Forgets a channel that failed; the next one reads the certificates anew.
