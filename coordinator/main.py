@@ -32,7 +32,8 @@ from coordinator.election import Election
 from coordinator.etcd import Etcd
 from coordinator.evacuation import Evacuation
 from coordinator.evaluation.ask import Asker
-from coordinator.evaluation.runner import Datasets, Evaluator
+from coordinator.evaluation.datasets import Datasets
+from coordinator.evaluation.runner import Evaluator
 from coordinator.experiments.wiring import SERVICE as EXPERIMENTS
 from coordinator.experiments.wiring import Experiments
 from coordinator.gate import Gate

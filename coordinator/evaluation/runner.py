@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,17 @@ import structlog
 from aimesh.registry.v1 import registry_pb2
 from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
-from coordinator.blob_exchange import BlobExchange
 from coordinator.election import Election
 from coordinator.evaluation.ask import Asker, request_of
-from coordinator.evaluation.dataset import MOST_BYTES, Question, parse
+from coordinator.evaluation.dataset import Question
+from coordinator.evaluation.datasets import Datasets
 from coordinator.evaluation.scorer import run_scorer, scorer_path
-from coordinator.evaluation.scores import SCORER, score
+from coordinator.evaluation.scores import AGREEMENT, SCORER, agreement, said, score
 from coordinator.faults import Faults
 from coordinator.mirror import Mirror
-from coordinator.rollout.course import is_over
+from coordinator.rollout.course import compared, is_over
 from coordinator.state import VersionKey, serving_nodes
 from meshkit.backoff import Backoff
-from meshkit.blobs import BlobStore, checked
 from meshkit.errors import AimeshError, InvalidInputError
 
 log = structlog.get_logger()
@@ -36,47 +34,18 @@ AT_ONCE = 4
 """Versions that are evaluated at the same time: a slow one keeps no other waiting, as long as there are not so many."""
 MOST_RESULTS = 256
 """Kept; the one that was not used for the longest time goes first."""
-MOST_SETS = 4
 _Result = tuple[str, str, str]
 """(dataset's digest, output, version's digest)."""
 
 
-@dataclass
-class Datasets:
-    """Evaluation sets by digest, from this coordinator's disk or another's."""
+@dataclass(frozen=True)
+class _Answered:
+    """What a version's answers to a set came to."""
 
-    blobs: BlobStore
-    exchange: BlobExchange
-
-    def __post_init__(self) -> None:
-        self._held: OrderedDict[str, Sequence[Question]] = OrderedDict()
-
-    async def read(self, digest: str) -> Sequence[Question]:
-        """The questions. Raises NotFoundError, UnavailableError, InvalidInputError."""
-        if digest not in self._held:
-            self._held[digest] = await asyncio.to_thread(parse, await self._content(digest))
-            if len(self._held) > MOST_SETS:
-                self._held.popitem(last=False)
-        self._held.move_to_end(digest)
-        return self._held[digest]
-
-    async def _content(self, digest: str) -> bytes:
-        if checked(digest) in self.blobs.held():
-            path = self.blobs.path(digest)
-            self._check_size(digest, path.stat().st_size)
-            return await asyncio.to_thread(path.read_bytes)
-        found = bytearray()
-        async with aclosing(self.exchange.relay(digest, 0)) as chunks:
-            async for chunk in chunks:
-                found += chunk
-                self._check_size(digest, len(found))
-        return bytes(found)
-
-    def _check_size(self, digest: str, size: int) -> None:
-        if size > MOST_BYTES:
-            raise InvalidInputError(
-                f"evaluation set {digest} has more than {MOST_BYTES} bytes", hint="take fewer", reason="BAD_DATASET"
-            )
+    scores: Mapping[str, list[float]]
+    """One a question, by metric."""
+    said: Sequence[int]
+    """Short hashes of its answers: the same for the same label."""
 
 
 class Evaluator:
@@ -90,7 +59,7 @@ class Evaluator:
         self._datasets = datasets
         self._asker = asker
         self._scorers_dir = scorers_dir
-        self._results: OrderedDict[_Result, dict[str, list[float]]] = OrderedDict()
+        self._results: OrderedDict[_Result, _Answered] = OrderedDict()
         self._waits: dict[_Result, tuple[Backoff, float, str]] = {}
         """By what could not be evaluated: when it is tried again, by the loop's clock, and why it could not."""
         self._running: set[_Result] = set()
@@ -138,18 +107,24 @@ class Evaluator:
             self._running.discard(result)
 
     def scores(self, name: str, version: str) -> Mapping[str, list[float]]:
-        """A version's scores in the evaluation of its rollout, one a question, by metric; none while there are none."""
+        """A version's scores in the evaluation of its rollout, one a question, by metric; none while there are none.
+
+        Among them AGREEMENT with the version that it is compared with, once both have answered.
+        """
         found = self._of(name, version)
         if found is None:
             return {}
         evaluation, recorded = found
-        held = self._results.get(_result(evaluation, recorded), {})
-        return {metric: held[metric] for metric in evaluation.metrics if metric in held}
+        held = self._scored(evaluation, recorded)
+        return {
+            **{metric: held[metric] for metric in evaluation.metrics if metric in held},
+            **self._agreement(evaluation, recorded),
+        }
 
     def pending(self, name: str, version: str) -> str:
         """Why a version has no scores yet that its rollout asks for; empty when it has, or none are asked for."""
         found = self._of(name, version)
-        if found is None or len(self.scores(name, version)) == len(found[0].metrics):
+        if found is None or self._is_scored(*found):
             return ""
         wait = self._waits.get(_result(*found))
         return f"{name}:{version} could not be evaluated: {wait[2]}" if wait else f"{name}:{version} is being evaluated"
@@ -201,8 +176,7 @@ class Evaluator:
         return rollout.spec.gates.evaluation, recorded
 
     def _is_due(self, evaluation: rollout_pb2.Evaluation, version: registry_pb2.ModelVersion) -> bool:
-        held = self._results.get(_result(evaluation, version), {})
-        if all(metric in held for metric in evaluation.metrics):
+        if self._is_scored(evaluation, version):
             return False
         wait = self._waits.get(_result(evaluation, version))
         due = wait is None or asyncio.get_running_loop().time() >= wait[1]
@@ -223,12 +197,33 @@ class Evaluator:
             log.warning("evaluation.failed", model=version.name, version=version.version, reason=reason)
             return
         self._waits.pop(result, None)
-        self._results[result] = {**self._results.get(result, {}), **found}
+        answered = await asyncio.to_thread(said, expected, answers)
+        self._results[result] = _Answered({**self._scored(evaluation, version), **found}, answered)
         self._results.move_to_end(result)
         if len(self._results) > MOST_RESULTS:
             self._results.popitem(last=False)
         means = {metric: round(sum(scores) / len(scores), 4) for metric, scores in found.items()}
         log.info("evaluation.done", model=version.name, version=version.version, questions=len(expected), **means)
+
+    def _scored(
+        self, evaluation: rollout_pb2.Evaluation, version: registry_pb2.ModelVersion
+    ) -> Mapping[str, list[float]]:
+        held = self._results.get(_result(evaluation, version))
+        return held.scores if held else {}
+
+    def _is_scored(self, evaluation: rollout_pb2.Evaluation, version: registry_pb2.ModelVersion) -> bool:
+        held = self._scored(evaluation, version)
+        return all(metric in held for metric in evaluation.metrics)
+
+    def _agreement(
+        self, evaluation: rollout_pb2.Evaluation, version: registry_pb2.ModelVersion
+    ) -> dict[str, list[float]]:
+        base, others = compared(self._mirror.state.rollouts[version.name])
+        recorded = self._mirror.state.versions.get((version.name, base))
+        if recorded is None or version.version not in others:
+            return {}
+        old, new = (self._results.get(_result(evaluation, each)) for each in (recorded, version))
+        return {AGREEMENT: agreement(old.said, new.said)} if old and new else {}
 
     def _wait(self, result: _Result, reason: str) -> None:
         backoff = self._waits[result][0] if result in self._waits else Backoff(first_s=1.0, most_s=30.0)

@@ -7,6 +7,7 @@ so that the mean over all questions is the metric, and the scores of one questio
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -16,6 +17,8 @@ from typing import Any
 
 from meshkit.errors import InvalidInputError
 
+AGREEMENT = "agreement"
+"""The share of questions to which two versions give the same label, whether it is the right one or not."""
 SCORER = "scorer:"
 """Before the name of a user's own scorer."""
 _SCORER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -85,6 +88,20 @@ def embedding_similarity(expected: Answers, answers: Answers) -> list[float]:
         0.0 if answer is None else _cosine(number, _vector(want), _vector(answer))
         for number, (want, answer) in enumerate(zip(expected, answers, strict=True), start=1)
     ]
+
+
+def said(expected: Answers, answers: Answers) -> list[int]:
+    """A short hash of each answer's label, as accuracy takes it; 0 for a question without an answer."""
+    return [0 if given is None else _short(given) for _, given in _labels(expected, answers)]
+
+
+def agreement(old: Sequence[int], new: Sequence[int]) -> list[float]:
+    """1 for each question to which two versions gave the same answer, of what `said` gives of them."""
+    return [float(then == since != 0) for then, since in zip(old, new, strict=True)]
+
+
+def _short(label: str) -> int:
+    return int.from_bytes(hashlib.blake2b(label.encode(errors="replace"), digest_size=7).digest()) + 1
 
 
 def _macro(pairs: Sequence[tuple[str, str | None]], part: Callable[[str], float]) -> list[float]:

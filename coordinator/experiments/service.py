@@ -16,7 +16,8 @@ from aimesh.registry.v1 import registry_pb2
 from aimesh.rollout.v1 import rollout_pb2
 from coordinator import keys
 from coordinator.evaluation.dataset import Question
-from coordinator.evaluation.runner import Datasets, Evaluator
+from coordinator.evaluation.datasets import Datasets
+from coordinator.evaluation.runner import Evaluator
 from coordinator.experiments import lifecycle
 from coordinator.experiments.asking import check_served
 from coordinator.experiments.check import check_questions, checked_spec, repeats, with_metrics

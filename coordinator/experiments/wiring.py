@@ -7,7 +7,8 @@ import grpc.aio
 from aimesh.experiment.v1 import experiment_pb2_grpc
 from coordinator.election import Election
 from coordinator.etcd import Etcd
-from coordinator.evaluation.runner import Datasets, Evaluator
+from coordinator.evaluation.datasets import Datasets
+from coordinator.evaluation.runner import Evaluator
 from coordinator.experiments.asking import Loads, TimedAsker
 from coordinator.experiments.evaluate import Evaluation
 from coordinator.experiments.quarantine import Quarantines

@@ -52,6 +52,16 @@ def weighted(targets: Iterable[routing_pb2.Target]) -> frozenset[str]:
     return frozenset(target.version for target in targets if target.weight)
 
 
+def compared(rollout: rollout_pb2.Rollout) -> tuple[str, list[str]]:
+    """(what others are held against, those others). The first is empty when nothing had requests before."""
+    old = min(weighted(rollout.before.targets), default="")
+    arms = [arm.version for arm in rollout.spec.experiment.arms]
+    if rollout.spec.WhichOneof("strategy") != "experiment":
+        return old, [rollout.spec.version]
+    base = old if old in arms else arms[0]
+    return base, [version for version in arms if version != base]
+
+
 def room_of(rollout: rollout_pb2.Rollout) -> Room:
     """What it may take and must leave, from its spec, whose defaults are filled in."""
     return room(rollout.spec, rollout.before, rollout.steps)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aimesh.rollout.v1 import rollout_pb2
-from coordinator.rollout.course import weighted
-from coordinator.rollout.looks import Stage, look, versions_of
+from coordinator.rollout.course import compared, weighted
+from coordinator.rollout.looks import Stage, look
 from coordinator.rollout.record import HELD, HOLDING, RUNNING, WATCHING, Judged
 from coordinator.rollout.timing import JUDGE_S
 from coordinator.rollout.window import Window
@@ -101,7 +101,7 @@ class Judging:
         key = (rollout.id, rollout.step if holding else _NOT_YET, rollout.since.ToNanoseconds() if holding else 0)
         if case is not None and same and (case.key == key or not holding):
             return case
-        old, _ = versions_of(rollout)
+        old, _ = compared(rollout)
         needs_frozen = holding and bool(old) and old not in weighted(rollout.steps[rollout.step].targets)
         frozen = _earlier(case, self.meter.windows(name).get(old)) if case is not None and same else None
         self.meter.begin(name)
@@ -113,7 +113,7 @@ class Judging:
 
         They are compared where both versions have answered; the policy's word counts in any case.
         """
-        gates, (base, others) = rollout.spec.gates, versions_of(rollout)
+        gates, (base, others) = rollout.spec.gates, compared(rollout)
         if rollout.step or not gates.HasField("evaluation"):
             return None
         scores = {version: dict(self.meter.scores(rollout.spec.name, version)) for version in (base, *others)}

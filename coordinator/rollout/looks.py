@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from aimesh.rollout.v1 import rollout_pb2
 from coordinator.rollout.compare import compare
-from coordinator.rollout.course import weighted
+from coordinator.rollout.course import compared
 from coordinator.rollout.gates import judge_compared
 from coordinator.rollout.record import Judged
 from coordinator.rollout.rego import PolicyError
@@ -32,9 +32,9 @@ class Stage:
 
 def look(rollout: rollout_pb2.Rollout, windows: Mapping[str, Window], stage: Stage) -> Judged:
     """The judgement of the present step: of an experiment the worst arm's."""
-    base, others = versions_of(rollout)
+    base, others = compared(rollout)
     before = windows.get(base, Window())
-    compared = {
+    by_version = {
         version: compare(
             before,
             windows.get(version, Window()),
@@ -47,8 +47,8 @@ def look(rollout: rollout_pb2.Rollout, windows: Mapping[str, Window], stage: Sta
     split = split_of(rollout, windows)
     doubt = _doubt(split)
     found = []
-    for version, comparisons in compared.items():
-        beside = [each.p_value for arm, theirs in compared.items() if arm != version for each in theirs if each.test]
+    for version, comparisons in by_version.items():
+        beside = [each.p_value for arm, theirs in by_version.items() if arm != version for each in theirs if each.test]
         try:
             judgement = judge_compared(
                 rollout.spec.gates,
@@ -66,16 +66,6 @@ def look(rollout: rollout_pb2.Rollout, windows: Mapping[str, Window], stage: Sta
     if rollout.spec.WhichOneof("strategy") == "experiment":
         found = [_named(version, each) for version, each in zip(others, found, strict=True)]
     return _worst(found, split)
-
-
-def versions_of(rollout: rollout_pb2.Rollout) -> tuple[str, list[str]]:
-    """(what others are held against, those others). The first is empty when nothing had requests before."""
-    old = min(weighted(rollout.before.targets), default="")
-    arms = [arm.version for arm in rollout.spec.experiment.arms]
-    if rollout.spec.WhichOneof("strategy") != "experiment":
-        return old, [rollout.spec.version]
-    base = old if old in arms else arms[0]
-    return base, [version for version in arms if version != base]
 
 
 def split_of(rollout: rollout_pb2.Rollout, windows: Mapping[str, Window]) -> list[rollout_pb2.Comparison]:

@@ -80,8 +80,9 @@ def push(
     if as_json:
         print_json(plain(recorded))
     else:
+        console().print(f"Recorded {name}:{version} ({recorded.runtime}). Next: aimesh deploy {name}:{version}")
         console().print(
-            f"Recorded {name}:{version} ({recorded.runtime}). Next: aimesh deploy {name}:{version} --replicas 1"
+            f"In the place of a version that serves already: aimesh rollout start {name}:{version}", style="dim"
         )
 
 

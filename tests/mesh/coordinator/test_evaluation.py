@@ -18,7 +18,8 @@ from aimesh.routing.v1 import routing_pb2
 from coordinator.blob_exchange import BlobExchange
 from coordinator.election import Election
 from coordinator.evaluation.ask import Asker
-from coordinator.evaluation.runner import Datasets, Evaluator
+from coordinator.evaluation.datasets import Datasets
+from coordinator.evaluation.runner import Evaluator
 from coordinator.mirror import Mirror
 from coordinator.peers import Peers
 from coordinator.state import State
@@ -109,7 +110,11 @@ async def test_versions_answer_their_set_and_are_scored_once(tmp_path: Path) -> 
             await evaluator.step()
             assert evaluator.pending("sum", version.version) == ""
         assert evaluator.scores("sum", "1.0.0") == {"accuracy": [1.0] * 4, "scorer:off_by": [0.0] * 4}
-        assert evaluator.scores("sum", "2.0.0") == {"accuracy": [0.0] * 4, "scorer:off_by": [2.0, 2.0, 2.0, -1.0]}
+        assert evaluator.scores("sum", "2.0.0") == {
+            "accuracy": [0.0] * 4,
+            "scorer:off_by": [2.0, 2.0, 2.0, -1.0],
+            "agreement": [0.0] * 4,
+        }
         asked = await node.agent.triton.client.executions("sum")
         await evaluator.step()
         assert await node.agent.triton.client.executions("sum") == asked, "what is known is not asked again"

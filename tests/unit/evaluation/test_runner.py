@@ -14,7 +14,8 @@ from aimesh.rollout.v1 import rollout_pb2
 from coordinator.election import Election
 from coordinator.evaluation.ask import Asker
 from coordinator.evaluation.dataset import Question
-from coordinator.evaluation.runner import Datasets, Evaluator
+from coordinator.evaluation.datasets import Datasets
+from coordinator.evaluation.runner import Evaluator
 from coordinator.mirror import Mirror
 from meshkit.tls import TlsSettings
 from tests.processes import eventually

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.evaluation.scores import METRICS, check_metric, score
+from coordinator.evaluation.scores import METRICS, agreement, check_metric, said, score
 from meshkit.errors import InvalidInputError
 
 ARE = ["cat", "cat", "cat", "dog", "dog", "bird"]
@@ -118,3 +118,10 @@ def test_metrics_that_there_are() -> None:
     for metric in ("F1", "scorer:", "scorer:../evil", "scorer:.hidden"):
         with pytest.raises(InvalidInputError):
             check_metric(metric)
+
+
+def test_two_versions_agree_where_they_say_the_same_label_right_or_wrong() -> None:
+    expected = [1, "cat", [0.5, 0.5], 2, 0]
+    old = said(expected, [[0.1, 0.9], "dog", [0.5, 0.25], None, 0])
+    new = said(expected, [1, " dog", [0.25, 0.5], None, 1])
+    assert agreement(old, new) == [1.0, 1.0, 0.0, 0.0, 0.0], "no answer is no agreement"

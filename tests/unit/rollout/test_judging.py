@@ -9,8 +9,9 @@ import pytest
 
 from aimesh.rollout.v1 import rollout_pb2
 from coordinator.rollout.advance import advance
+from coordinator.rollout.course import compared
 from coordinator.rollout.judging import Judging, stages_of
-from coordinator.rollout.looks import SPLIT, Stage, look, versions_of
+from coordinator.rollout.looks import SPLIT, Stage, look
 from coordinator.rollout.record import ACKNOWLEDGING, HOLDING, LOADING, ROLLING_BACK, RUNNING, WATCHING, Judged
 from coordinator.rollout.stats.ratio import split_at_any_look
 from coordinator.rollout.window import Window
@@ -114,7 +115,7 @@ async def test_what_somebody_sent_past_the_gates_is_not_judged_by_them_first() -
 async def test_nothing_from_before_is_no_error() -> None:
     case = gated()
     del case.rollout.before.targets[:]
-    assert versions_of(case.rollout) == ("", [NEW])
+    assert compared(case.rollout) == ("", [NEW])
     await case.at(LOADING)
     case.meter.now = {NEW: window(300)}
     judged = await case.at(HOLDING)
