@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 
 from aimesh.membership.v1 import membership_pb2
 from meshkit.errors import InvalidInputError
 
 _NODE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MOST_PORT = 65535
+_MOST_PAIRS = 128
+_MOST_PAIR = 512
+"""Characters of a label's name and value together: every coordinator holds them of every node."""
 _MOST_TEXT = 2000
 """Characters kept of a model's message: etcd takes 1.5 MiB a write, and a node is written twice at once."""
 
@@ -31,6 +35,8 @@ def check_hello(hello: membership_pb2.Hello) -> None:
         raise InvalidInputError(f"node {hello.node_id}: hello.capacity.memory_bytes is 0")
     if hello.port > _MOST_PORT:
         raise InvalidInputError(f"node {hello.node_id}: hello.port is {hello.port}, which is no port")
+    for field, pairs in (("labels", hello.labels), ("runtimes", hello.runtimes)):
+        _check_pairs(hello.node_id, field, pairs)
     check_report(hello.node_id, hello.report)
 
 
@@ -48,6 +54,17 @@ def check_node_id(node_id: str) -> None:
             f"node_id {node_id!r} is not allowed",
             hint="use up to 63 lower-case letters, digits and '-', starting with a letter or digit",
         )
+
+
+def _check_pairs(node_id: str, field: str, pairs: Mapping[str, str]) -> None:
+    if len(pairs) > _MOST_PAIRS:
+        raise InvalidInputError(f"node {node_id}: hello.{field} has {len(pairs)} entries, and may have {_MOST_PAIRS}")
+    for name, value in pairs.items():
+        if not name or len(name) + len(value) > _MOST_PAIR:
+            raise InvalidInputError(
+                f"node {node_id}: hello.{field} has the name {name[:40]!r} with a value of {len(value)} characters",
+                hint=f"a name has one character at least, and name and value {_MOST_PAIR} together at most",
+            )
 
 
 def node_of(hello: membership_pb2.Hello, epoch: int, coordinator_id: str) -> membership_pb2.Node:

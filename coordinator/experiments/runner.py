@@ -159,7 +159,7 @@ class Experimenter:
         """The alias through the same transaction as SetAlias; then the quarantine that a person overrides."""
         experiment, spec = held.experiment, held.experiment.spec
         order = lifecycle.last_order(experiment, lifecycle.PROMOTING)
-        moved = await self.aliases.set(spec.model, STABLE, spec.candidate)
+        moved = await self.aliases.set(spec.model, STABLE, spec.candidate, self._fence())
         failpoint("experiment.promoted")
         known = self.evaluation.mirror.state.quarantined.get(experiment.hash)
         if order.by != LEADER and known is not None and not known.HasField("review"):

@@ -12,7 +12,7 @@ from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator import keys
 from coordinator.api.validate import check_deployment
-from coordinator.etcd import Delete, Etcd, KeyValue, Put, Unchanged
+from coordinator.etcd import Created, Delete, Etcd, KeyValue, Put, Unchanged
 from coordinator.identity.outbox import Outbox
 from coordinator.mirror import Mirror
 from coordinator.policy.held import check_held
@@ -44,8 +44,11 @@ class Aliases:
         self._mirror = mirror
         self._outbox = outbox
 
-    async def set(self, name: str, alias: str, version: str) -> Moved:
-        """Points an alias at a version, and every target that follows it with it; see registry.proto."""
+    async def set(self, name: str, alias: str, version: str, fence: Sequence[Created] = ()) -> Moved:
+        """Points an alias at a version, and every target that follows it with it; see registry.proto.
+
+        What the leader does by itself it does behind its `fence`.
+        """
         catalog.check_alias(alias)
         _must_name(name, version)
         read = await self._read(name, version)
@@ -56,7 +59,7 @@ class Aliases:
             return Moved(model, previous, ())
         puts: list[tuple[KeyValue, Message]] = [(read.catalog, changed)]
         puts += [(read.deployment, deployment)] if deployment is not None else []
-        await self._write(name, [*read.guards(), *guards], puts)
+        await self._write(name, [*fence, *read.guards(), *guards], puts)
         return Moved(changed, previous, (name,) if deployment is not None else ())
 
     async def remove(self, name: str, alias: str) -> registry_pb2.Model:
@@ -123,7 +126,7 @@ class Aliases:
     async def _write(
         self,
         name: str,
-        guards: Sequence[Unchanged],
+        guards: Sequence[Unchanged | Created],
         puts: Sequence[tuple[KeyValue, Message]],
     ) -> None:
         changes: list[Put | Delete] = []
