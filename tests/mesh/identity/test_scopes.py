@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -56,8 +57,16 @@ async def methods(channel: grpc.aio.Channel) -> dict[str, Any]:
     return {path: method for path, method in found.items() if not path.startswith(NOT_SERVED_HERE)}
 
 
+async def _nothing() -> AsyncIterator[Any]:
+    await asyncio.Event().wait()
+    yield
+
+
 async def call(channel: grpc.aio.Channel, path: str, method: Any) -> None:
-    """Calls any method with an empty request."""
+    """Calls any method with an empty request; one that streams its requests with none.
+
+    (grpc.aio says INTERNAL itself when a stream ends while a message is being written.)
+    """
     request = message_factory.GetMessageClass(method.input_type)()
     many_in, many_out = method.client_streaming, method.server_streaming
     made: Any
@@ -67,7 +76,7 @@ async def call(channel: grpc.aio.Channel, path: str, method: Any) -> None:
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
     )
-    made = multi(iter([request]) if many_in else request, timeout=10)
+    made = multi(_nothing() if many_in else request, timeout=10)
     if many_out:
         async for _ in made:
             return

@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from aimesh.identity.v1 import scope_pb2 as aimesh_dot_identity_dot_v1_dot_scope__pb2
 from aimesh.registry.v1 import registry_pb2 as aimesh_dot_registry_dot_v1_dot_registry__pb2
 from aimesh.routing.v1 import routing_pb2 as aimesh_dot_routing_dot_v1_dot_routing__pb2
+from aimesh.training.v1 import training_pb2 as aimesh_dot_training_dot_v1_dot_training__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aimesh/membership/v1/membership.proto\x12\x14\x61imesh.membership.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\x1a!aimesh/registry/v1/registry.proto\x1a\x1f\x61imesh/routing/v1/routing.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe1\x01\n\x0c\x41gentMessage\x12,\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.aimesh.membership.v1.HelloH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.aimesh.membership.v1.HeartbeatH\x00\x12\x33\n\x06report\x18\x03 \x01(\x0b\x32!.aimesh.membership.v1.ModelReportH\x00\x12\x30\n\x07leaving\x18\x04 \x01(\x0b\x32\x1d.aimesh.membership.v1.LeavingH\x00\x42\x06\n\x04\x62ody\"\x88\x01\n\x12\x43oordinatorMessage\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1d.aimesh.membership.v1.WelcomeH\x00\x12\x38\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32!.aimesh.membership.v1.AssignmentsH\x00\x42\x06\n\x04\x62ody\"\xab\x03\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x30\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x1e.aimesh.membership.v1.Capacity\x12\x37\n\x06labels\x18\x07 \x03(\x0b\x32\'.aimesh.membership.v1.Hello.LabelsEntry\x12\x31\n\x06report\x18\x08 \x01(\x0b\x32!.aimesh.membership.v1.ModelReport\x12\x0c\n\x04port\x18\t \x01(\r\x12;\n\x08runtimes\x18\n \x03(\x0b\x32).aimesh.membership.v1.Hello.RuntimesEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rRuntimesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x83\x01\n\x08\x43\x61pacity\x12\x11\n\tcpu_cores\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x04\x12\'\n\x04gpus\x18\x04 \x03(\x0b\x32\x19.aimesh.membership.v1.Gpu\x12\x11\n\tgpu_error\x18\x05 \x01(\t\"F\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\"\xd0\x01\n\x04Load\x12\x17\n\x0f\x63pu_utilization\x18\x01 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x02 \x01(\x04\x12\x17\n\x0f\x64isk_used_bytes\x18\x03 \x01(\x04\x12+\n\x04gpus\x18\x04 \x03(\x0b\x32\x1d.aimesh.membership.v1.GpuLoad\x12\x1d\n\x15triton_resident_bytes\x18\x05 \x01(\x04\x12/\n\x06models\x18\x06 \x03(\x0b\x32\x1f.aimesh.membership.v1.ModelLoad\"\xbf\x02\n\tModelLoad\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tsuccesses\x18\x03 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x04\x12\x12\n\nsuccess_ns\x18\x05 \x01(\x04\x12\x10\n\x08queue_ns\x18\x06 \x01(\x04\x12L\n\x0flatency_buckets\x18\x07 \x03(\x0b\x32\x33.aimesh.membership.v1.ModelLoad.LatencyBucketsEntry\x12\x11\n\tresponses\x18\x08 \x01(\x04\x12\x16\n\x0eresident_bytes\x18\t \x01(\x04\x12\x18\n\x10gpu_memory_bytes\x18\n \x01(\x04\x1a\x35\n\x13LatencyBucketsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x85\x01\n\x07GpuLoad\x12\r\n\x05index\x18\x01 \x01(\r\x12\x13\n\x0butilization\x18\x02 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x03 \x01(\x04\x12\x1b\n\x13temperature_celsius\x18\x04 \x01(\r\x12\x1e\n\x16\x65\x63\x63_uncorrected_errors\x18\x05 \x01(\x04\"5\n\tHeartbeat\x12(\n\x04load\x18\x01 \x01(\x0b\x32\x1a.aimesh.membership.v1.Load\"\x9b\x01\n\x0bModelReport\x12,\n\x06triton\x18\x01 \x01(\x0b\x32\x1c.aimesh.membership.v1.Triton\x12\x31\n\x06models\x18\x02 \x03(\x0b\x32!.aimesh.membership.v1.ModelStatus\x12\r\n\x05\x62lobs\x18\x03 \x03(\t\x12\x1c\n\x14\x61ssignments_revision\x18\x04 \x01(\x03\"\xa5\x01\n\x06Triton\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.aimesh.membership.v1.TritonState\x12\x11\n\tgrpc_port\x18\x02 \x01(\r\x12\x11\n\thttp_port\x18\x03 \x01(\r\x12\x14\n\x0cmetrics_port\x18\x04 \x01(\r\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\"\x87\x02\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .aimesh.membership.v1.ModelState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\nbytes_done\x18\x05 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x06 \x01(\x04\x12\x1d\n\x15measured_memory_bytes\x18\x07 \x01(\x04\x12!\n\x19measured_gpu_memory_bytes\x18\x08 \x01(\x04\x12,\n\tload_time\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"\x19\n\x07Leaving\x12\x0e\n\x06reason\x18\x01 \x01(\t\"e\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63oordinators\x18\x03 \x03(\t\"\x82\x03\n\x0b\x41ssignments\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x30\n\x06models\x18\x02 \x03(\x0b\x32 .aimesh.registry.v1.ModelVersion\x12\x45\n\nscheduling\x18\x03 \x03(\x0b\x32\x31.aimesh.membership.v1.Assignments.SchedulingEntry\x12=\n\x06traced\x18\x04 \x03(\x0b\x32-.aimesh.membership.v1.Assignments.TracedEntry\x12(\n\x05trust\x18\x05 \x01(\x0b\x32\x19.aimesh.registry.v1.Trust\x1aP\n\x0fSchedulingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.aimesh.routing.v1.Scheduling:\x02\x38\x01\x1a-\n\x0bTracedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"]\n\x0bLoadFailure\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"\xa6\x04\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.aimesh.membership.v1.NodeState\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x15\n\ragent_version\x18\x07 \x01(\t\x12\x30\n\x08\x63\x61pacity\x18\x08 \x01(\x0b\x32\x1e.aimesh.membership.v1.Capacity\x12\x36\n\x06labels\x18\t \x03(\x0b\x32&.aimesh.membership.v1.Node.LabelsEntry\x12\x31\n\x06report\x18\n \x01(\x0b\x32!.aimesh.membership.v1.ModelReport\x12\x16\n\x0e\x63oordinator_id\x18\x0b \x01(\t\x12*\n\x05probe\x18\x0c \x01(\x0e\x32\x1b.aimesh.membership.v1.Probe\x12\x0c\n\x04port\x18\r \x01(\r\x12:\n\x08runtimes\x18\x0e \x03(\x0b\x32(.aimesh.membership.v1.Node.RuntimesEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rRuntimesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x96\x01\n\x0bTritonState\x12\x1c\n\x18TRITON_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRITON_STATE_STARTING\x10\x01\x12\x16\n\x12TRITON_STATE_READY\x10\x02\x12\x1b\n\x17TRITON_STATE_CRASH_LOOP\x10\x03\x12\x19\n\x15TRITON_STATE_STOPPING\x10\x04*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_FETCHING\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x05*V\n\x05Probe\x12\x15\n\x11PROBE_UNSPECIFIED\x10\x00\x12\x11\n\rPROBE_ANSWERS\x10\x01\x12\x11\n\rPROBE_REFUSED\x10\x02\x12\x10\n\x0cPROBE_SILENT\x10\x03*\x9b\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_JOINING\x10\x01\x12\x14\n\x10NODE_STATE_READY\x10\x02\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04\x12\x13\n\x0fNODE_STATE_DEAD\x10\x05\x32t\n\x11MembershipService\x12_\n\x04Join\x12\".aimesh.membership.v1.AgentMessage\x1a(.aimesh.membership.v1.CoordinatorMessage\"\x05\x8a\xc9\x18\x01\x05(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aimesh/membership/v1/membership.proto\x12\x14\x61imesh.membership.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\x1a!aimesh/registry/v1/registry.proto\x1a\x1f\x61imesh/routing/v1/routing.proto\x1a!aimesh/training/v1/training.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe1\x01\n\x0c\x41gentMessage\x12,\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.aimesh.membership.v1.HelloH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.aimesh.membership.v1.HeartbeatH\x00\x12\x33\n\x06report\x18\x03 \x01(\x0b\x32!.aimesh.membership.v1.ModelReportH\x00\x12\x30\n\x07leaving\x18\x04 \x01(\x0b\x32\x1d.aimesh.membership.v1.LeavingH\x00\x42\x06\n\x04\x62ody\"\x88\x01\n\x12\x43oordinatorMessage\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1d.aimesh.membership.v1.WelcomeH\x00\x12\x38\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32!.aimesh.membership.v1.AssignmentsH\x00\x42\x06\n\x04\x62ody\"\xab\x03\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x30\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x1e.aimesh.membership.v1.Capacity\x12\x37\n\x06labels\x18\x07 \x03(\x0b\x32\'.aimesh.membership.v1.Hello.LabelsEntry\x12\x31\n\x06report\x18\x08 \x01(\x0b\x32!.aimesh.membership.v1.ModelReport\x12\x0c\n\x04port\x18\t \x01(\r\x12;\n\x08runtimes\x18\n \x03(\x0b\x32).aimesh.membership.v1.Hello.RuntimesEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rRuntimesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x83\x01\n\x08\x43\x61pacity\x12\x11\n\tcpu_cores\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x04\x12\'\n\x04gpus\x18\x04 \x03(\x0b\x32\x19.aimesh.membership.v1.Gpu\x12\x11\n\tgpu_error\x18\x05 \x01(\t\"F\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\"\x81\x02\n\x04Load\x12\x17\n\x0f\x63pu_utilization\x18\x01 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x02 \x01(\x04\x12\x17\n\x0f\x64isk_used_bytes\x18\x03 \x01(\x04\x12+\n\x04gpus\x18\x04 \x03(\x0b\x32\x1d.aimesh.membership.v1.GpuLoad\x12\x1d\n\x15triton_resident_bytes\x18\x05 \x01(\x04\x12/\n\x06models\x18\x06 \x03(\x0b\x32\x1f.aimesh.membership.v1.ModelLoad\x12/\n\x05tasks\x18\x07 \x03(\x0b\x32 .aimesh.training.v1.TaskProgress\"\xbf\x02\n\tModelLoad\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tsuccesses\x18\x03 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x04\x12\x12\n\nsuccess_ns\x18\x05 \x01(\x04\x12\x10\n\x08queue_ns\x18\x06 \x01(\x04\x12L\n\x0flatency_buckets\x18\x07 \x03(\x0b\x32\x33.aimesh.membership.v1.ModelLoad.LatencyBucketsEntry\x12\x11\n\tresponses\x18\x08 \x01(\x04\x12\x16\n\x0eresident_bytes\x18\t \x01(\x04\x12\x18\n\x10gpu_memory_bytes\x18\n \x01(\x04\x1a\x35\n\x13LatencyBucketsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x85\x01\n\x07GpuLoad\x12\r\n\x05index\x18\x01 \x01(\r\x12\x13\n\x0butilization\x18\x02 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x03 \x01(\x04\x12\x1b\n\x13temperature_celsius\x18\x04 \x01(\r\x12\x1e\n\x16\x65\x63\x63_uncorrected_errors\x18\x05 \x01(\x04\"5\n\tHeartbeat\x12(\n\x04load\x18\x01 \x01(\x0b\x32\x1a.aimesh.membership.v1.Load\"\xca\x01\n\x0bModelReport\x12,\n\x06triton\x18\x01 \x01(\x0b\x32\x1c.aimesh.membership.v1.Triton\x12\x31\n\x06models\x18\x02 \x03(\x0b\x32!.aimesh.membership.v1.ModelStatus\x12\r\n\x05\x62lobs\x18\x03 \x03(\t\x12\x1c\n\x14\x61ssignments_revision\x18\x04 \x01(\x03\x12-\n\x05tasks\x18\x05 \x03(\x0b\x32\x1e.aimesh.training.v1.TaskStatus\"\xa5\x01\n\x06Triton\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.aimesh.membership.v1.TritonState\x12\x11\n\tgrpc_port\x18\x02 \x01(\r\x12\x11\n\thttp_port\x18\x03 \x01(\r\x12\x14\n\x0cmetrics_port\x18\x04 \x01(\r\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\"\x87\x02\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .aimesh.membership.v1.ModelState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\nbytes_done\x18\x05 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x06 \x01(\x04\x12\x1d\n\x15measured_memory_bytes\x18\x07 \x01(\x04\x12!\n\x19measured_gpu_memory_bytes\x18\x08 \x01(\x04\x12,\n\tload_time\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"\x19\n\x07Leaving\x12\x0e\n\x06reason\x18\x01 \x01(\t\"e\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63oordinators\x18\x03 \x03(\t\"\xb3\x03\n\x0b\x41ssignments\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x30\n\x06models\x18\x02 \x03(\x0b\x32 .aimesh.registry.v1.ModelVersion\x12\x45\n\nscheduling\x18\x03 \x03(\x0b\x32\x31.aimesh.membership.v1.Assignments.SchedulingEntry\x12=\n\x06traced\x18\x04 \x03(\x0b\x32-.aimesh.membership.v1.Assignments.TracedEntry\x12(\n\x05trust\x18\x05 \x01(\x0b\x32\x19.aimesh.registry.v1.Trust\x12/\n\x05tasks\x18\x06 \x03(\x0b\x32 .aimesh.training.v1.TrainingTask\x1aP\n\x0fSchedulingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.aimesh.routing.v1.Scheduling:\x02\x38\x01\x1a-\n\x0bTracedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"]\n\x0bLoadFailure\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"\xa6\x04\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.aimesh.membership.v1.NodeState\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x15\n\ragent_version\x18\x07 \x01(\t\x12\x30\n\x08\x63\x61pacity\x18\x08 \x01(\x0b\x32\x1e.aimesh.membership.v1.Capacity\x12\x36\n\x06labels\x18\t \x03(\x0b\x32&.aimesh.membership.v1.Node.LabelsEntry\x12\x31\n\x06report\x18\n \x01(\x0b\x32!.aimesh.membership.v1.ModelReport\x12\x16\n\x0e\x63oordinator_id\x18\x0b \x01(\t\x12*\n\x05probe\x18\x0c \x01(\x0e\x32\x1b.aimesh.membership.v1.Probe\x12\x0c\n\x04port\x18\r \x01(\r\x12:\n\x08runtimes\x18\x0e \x03(\x0b\x32(.aimesh.membership.v1.Node.RuntimesEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rRuntimesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x96\x01\n\x0bTritonState\x12\x1c\n\x18TRITON_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRITON_STATE_STARTING\x10\x01\x12\x16\n\x12TRITON_STATE_READY\x10\x02\x12\x1b\n\x17TRITON_STATE_CRASH_LOOP\x10\x03\x12\x19\n\x15TRITON_STATE_STOPPING\x10\x04*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_FETCHING\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x05*V\n\x05Probe\x12\x15\n\x11PROBE_UNSPECIFIED\x10\x00\x12\x11\n\rPROBE_ANSWERS\x10\x01\x12\x11\n\rPROBE_REFUSED\x10\x02\x12\x10\n\x0cPROBE_SILENT\x10\x03*\x9b\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_JOINING\x10\x01\x12\x14\n\x10NODE_STATE_READY\x10\x02\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04\x12\x13\n\x0fNODE_STATE_DEAD\x10\x05\x32t\n\x11MembershipService\x12_\n\x04Join\x12\".aimesh.membership.v1.AgentMessage\x1a(.aimesh.membership.v1.CoordinatorMessage\"\x05\x8a\xc9\x18\x01\x05(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,62 +52,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODE_RUNTIMESENTRY']._serialized_options = b'8\001'
   _globals['_MEMBERSHIPSERVICE'].methods_by_name['Join']._loaded_options = None
   _globals['_MEMBERSHIPSERVICE'].methods_by_name['Join']._serialized_options = b'\212\311\030\001\005'
-  _globals['_TRITONSTATE']._serialized_start=3682
-  _globals['_TRITONSTATE']._serialized_end=3832
-  _globals['_MODELSTATE']._serialized_start=3835
-  _globals['_MODELSTATE']._serialized_end=4001
-  _globals['_PROBE']._serialized_start=4003
-  _globals['_PROBE']._serialized_end=4089
-  _globals['_NODESTATE']._serialized_start=4092
-  _globals['_NODESTATE']._serialized_end=4247
-  _globals['_AGENTMESSAGE']._serialized_start=196
-  _globals['_AGENTMESSAGE']._serialized_end=421
-  _globals['_COORDINATORMESSAGE']._serialized_start=424
-  _globals['_COORDINATORMESSAGE']._serialized_end=560
-  _globals['_HELLO']._serialized_start=563
-  _globals['_HELLO']._serialized_end=990
-  _globals['_HELLO_LABELSENTRY']._serialized_start=896
-  _globals['_HELLO_LABELSENTRY']._serialized_end=941
-  _globals['_HELLO_RUNTIMESENTRY']._serialized_start=943
-  _globals['_HELLO_RUNTIMESENTRY']._serialized_end=990
-  _globals['_CAPACITY']._serialized_start=993
-  _globals['_CAPACITY']._serialized_end=1124
-  _globals['_GPU']._serialized_start=1126
-  _globals['_GPU']._serialized_end=1196
-  _globals['_LOAD']._serialized_start=1199
-  _globals['_LOAD']._serialized_end=1407
-  _globals['_MODELLOAD']._serialized_start=1410
-  _globals['_MODELLOAD']._serialized_end=1729
-  _globals['_MODELLOAD_LATENCYBUCKETSENTRY']._serialized_start=1676
-  _globals['_MODELLOAD_LATENCYBUCKETSENTRY']._serialized_end=1729
-  _globals['_GPULOAD']._serialized_start=1732
-  _globals['_GPULOAD']._serialized_end=1865
-  _globals['_HEARTBEAT']._serialized_start=1867
-  _globals['_HEARTBEAT']._serialized_end=1920
-  _globals['_MODELREPORT']._serialized_start=1923
-  _globals['_MODELREPORT']._serialized_end=2078
-  _globals['_TRITON']._serialized_start=2081
-  _globals['_TRITON']._serialized_end=2246
-  _globals['_MODELSTATUS']._serialized_start=2249
-  _globals['_MODELSTATUS']._serialized_end=2512
-  _globals['_LEAVING']._serialized_start=2514
-  _globals['_LEAVING']._serialized_end=2539
-  _globals['_WELCOME']._serialized_start=2541
-  _globals['_WELCOME']._serialized_end=2642
-  _globals['_ASSIGNMENTS']._serialized_start=2645
-  _globals['_ASSIGNMENTS']._serialized_end=3031
-  _globals['_ASSIGNMENTS_SCHEDULINGENTRY']._serialized_start=2904
-  _globals['_ASSIGNMENTS_SCHEDULINGENTRY']._serialized_end=2984
-  _globals['_ASSIGNMENTS_TRACEDENTRY']._serialized_start=2986
-  _globals['_ASSIGNMENTS_TRACEDENTRY']._serialized_end=3031
-  _globals['_LOADFAILURE']._serialized_start=3033
-  _globals['_LOADFAILURE']._serialized_end=3126
-  _globals['_NODE']._serialized_start=3129
-  _globals['_NODE']._serialized_end=3679
-  _globals['_NODE_LABELSENTRY']._serialized_start=896
-  _globals['_NODE_LABELSENTRY']._serialized_end=941
-  _globals['_NODE_RUNTIMESENTRY']._serialized_start=943
-  _globals['_NODE_RUNTIMESENTRY']._serialized_end=990
-  _globals['_MEMBERSHIPSERVICE']._serialized_start=4249
-  _globals['_MEMBERSHIPSERVICE']._serialized_end=4365
+  _globals['_TRITONSTATE']._serialized_start=3862
+  _globals['_TRITONSTATE']._serialized_end=4012
+  _globals['_MODELSTATE']._serialized_start=4015
+  _globals['_MODELSTATE']._serialized_end=4181
+  _globals['_PROBE']._serialized_start=4183
+  _globals['_PROBE']._serialized_end=4269
+  _globals['_NODESTATE']._serialized_start=4272
+  _globals['_NODESTATE']._serialized_end=4427
+  _globals['_AGENTMESSAGE']._serialized_start=231
+  _globals['_AGENTMESSAGE']._serialized_end=456
+  _globals['_COORDINATORMESSAGE']._serialized_start=459
+  _globals['_COORDINATORMESSAGE']._serialized_end=595
+  _globals['_HELLO']._serialized_start=598
+  _globals['_HELLO']._serialized_end=1025
+  _globals['_HELLO_LABELSENTRY']._serialized_start=931
+  _globals['_HELLO_LABELSENTRY']._serialized_end=976
+  _globals['_HELLO_RUNTIMESENTRY']._serialized_start=978
+  _globals['_HELLO_RUNTIMESENTRY']._serialized_end=1025
+  _globals['_CAPACITY']._serialized_start=1028
+  _globals['_CAPACITY']._serialized_end=1159
+  _globals['_GPU']._serialized_start=1161
+  _globals['_GPU']._serialized_end=1231
+  _globals['_LOAD']._serialized_start=1234
+  _globals['_LOAD']._serialized_end=1491
+  _globals['_MODELLOAD']._serialized_start=1494
+  _globals['_MODELLOAD']._serialized_end=1813
+  _globals['_MODELLOAD_LATENCYBUCKETSENTRY']._serialized_start=1760
+  _globals['_MODELLOAD_LATENCYBUCKETSENTRY']._serialized_end=1813
+  _globals['_GPULOAD']._serialized_start=1816
+  _globals['_GPULOAD']._serialized_end=1949
+  _globals['_HEARTBEAT']._serialized_start=1951
+  _globals['_HEARTBEAT']._serialized_end=2004
+  _globals['_MODELREPORT']._serialized_start=2007
+  _globals['_MODELREPORT']._serialized_end=2209
+  _globals['_TRITON']._serialized_start=2212
+  _globals['_TRITON']._serialized_end=2377
+  _globals['_MODELSTATUS']._serialized_start=2380
+  _globals['_MODELSTATUS']._serialized_end=2643
+  _globals['_LEAVING']._serialized_start=2645
+  _globals['_LEAVING']._serialized_end=2670
+  _globals['_WELCOME']._serialized_start=2672
+  _globals['_WELCOME']._serialized_end=2773
+  _globals['_ASSIGNMENTS']._serialized_start=2776
+  _globals['_ASSIGNMENTS']._serialized_end=3211
+  _globals['_ASSIGNMENTS_SCHEDULINGENTRY']._serialized_start=3084
+  _globals['_ASSIGNMENTS_SCHEDULINGENTRY']._serialized_end=3164
+  _globals['_ASSIGNMENTS_TRACEDENTRY']._serialized_start=3166
+  _globals['_ASSIGNMENTS_TRACEDENTRY']._serialized_end=3211
+  _globals['_LOADFAILURE']._serialized_start=3213
+  _globals['_LOADFAILURE']._serialized_end=3306
+  _globals['_NODE']._serialized_start=3309
+  _globals['_NODE']._serialized_end=3859
+  _globals['_NODE_LABELSENTRY']._serialized_start=931
+  _globals['_NODE_LABELSENTRY']._serialized_end=976
+  _globals['_NODE_RUNTIMESENTRY']._serialized_start=978
+  _globals['_NODE_RUNTIMESENTRY']._serialized_end=1025
+  _globals['_MEMBERSHIPSERVICE']._serialized_start=4429
+  _globals['_MEMBERSHIPSERVICE']._serialized_end=4545
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ send Leaving before going. When the stream ends, join any coordinator again afte
 
 from aimesh.registry.v1 import registry_pb2 as _registry_pb2
 from aimesh.routing.v1 import routing_pb2 as _routing_pb2
+from aimesh.training.v1 import training_pb2 as _training_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -428,6 +429,7 @@ class Load(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     TRITON_RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     cpu_utilization: _builtins.float
     """Busy share of all cores, 0 to 1."""
     memory_used_bytes: _builtins.int
@@ -444,6 +446,10 @@ class Load(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelLoad]:
         """One entry a loaded model: Triton's own counters since it was loaded."""
 
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_training_pb2.TaskProgress]:
+        """One entry a training worker."""
+
     def __init__(
         self,
         *,
@@ -453,10 +459,11 @@ class Load(_message.Message):
         gpus: _abc.Iterable[Global___GpuLoad] | None = ...,
         triton_resident_bytes: _builtins.int = ...,
         models: _abc.Iterable[Global___ModelLoad] | None = ...,
+        tasks: _abc.Iterable[_training_pb2.TaskProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_utilization", b"cpu_utilization", "disk_used_bytes", b"disk_used_bytes", "gpus", b"gpus", "memory_used_bytes", b"memory_used_bytes", "models", b"models", "triton_resident_bytes", b"triton_resident_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_utilization", b"cpu_utilization", "disk_used_bytes", b"disk_used_bytes", "gpus", b"gpus", "memory_used_bytes", b"memory_used_bytes", "models", b"models", "tasks", b"tasks", "triton_resident_bytes", b"triton_resident_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -616,6 +623,7 @@ class ModelReport(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     BLOBS_FIELD_NUMBER: _builtins.int
     ASSIGNMENTS_REVISION_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     assignments_revision: _builtins.int
     """Revision of the Assignments that this report answers to; 0 before the first."""
     @_builtins.property
@@ -630,6 +638,10 @@ class ModelReport(_message.Message):
     def blobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests of the blobs that the node holds whole."""
 
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_training_pb2.TaskStatus]:
+        """How far the node is with its tasks of training jobs, each until it is assigned no more."""
+
     def __init__(
         self,
         *,
@@ -637,10 +649,11 @@ class ModelReport(_message.Message):
         models: _abc.Iterable[Global___ModelStatus] | None = ...,
         blobs: _abc.Iterable[_builtins.str] | None = ...,
         assignments_revision: _builtins.int = ...,
+        tasks: _abc.Iterable[_training_pb2.TaskStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["triton", b"triton"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments_revision", b"assignments_revision", "blobs", b"blobs", "models", b"models", "triton", b"triton"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments_revision", b"assignments_revision", "blobs", b"blobs", "models", b"models", "tasks", b"tasks", "triton", b"triton"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -856,6 +869,7 @@ class Assignments(_message.Message):
     SCHEDULING_FIELD_NUMBER: _builtins.int
     TRACED_FIELD_NUMBER: _builtins.int
     TRUST_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """etcd revision of the decision; reports answer to it."""
     @_builtins.property
@@ -876,6 +890,10 @@ class Assignments(_message.Message):
     def trust(self) -> _registry_pb2.Trust:
         """Whose signatures count: a version that fails them is not loaded."""
 
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_training_pb2.TrainingTask]:
+        """What the node is to do for training jobs: what is not listed is to be ended."""
+
     def __init__(
         self,
         *,
@@ -884,10 +902,11 @@ class Assignments(_message.Message):
         scheduling: _abc.Mapping[_builtins.str, _routing_pb2.Scheduling] | None = ...,
         traced: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         trust: _registry_pb2.Trust | None = ...,
+        tasks: _abc.Iterable[_training_pb2.TrainingTask] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["trust", b"trust"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "revision", b"revision", "scheduling", b"scheduling", "traced", b"traced", "trust", b"trust"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "revision", b"revision", "scheduling", b"scheduling", "tasks", b"tasks", "traced", b"traced", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
