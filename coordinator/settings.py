@@ -89,6 +89,10 @@ class ExperimentSettings:
             "not set"
         },
     )
+    one_machine: bool = field(
+        default=False,
+        metadata={"doc": "all coordinators run on this machine and are given the same SQLite file, which they share"},
+    )
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -13,6 +13,7 @@ from training.formats import (
     gguf_file,
     hdf5,
     keras_file,
+    numpy_file,
     onnx_file,
     pickle_file,
     safetensors_file,
@@ -26,7 +27,7 @@ from training.formats.folder import files_of, told_by
 # Of several files in a directory, the first of these formats is the model; the rest goes with it.
 _ORDER = (
     "saved_model", "safetensors", "gguf", "onnx", "torch_export", "torchscript", "keras", "keras_h5", "state_dict",
-    "sklearn", "unknown", "text",
+    "sklearn", "numpy", "unknown", "text",
 )  # fmt: skip
 _SHARDED = ("safetensors", "gguf", "state_dict")
 _TEXT_BYTES = 1 << 16
@@ -41,7 +42,7 @@ def identify(path: Path) -> registry_pb2.Identification:
     """
     if not path.exists():
         raise InvalidInputError(f"{path} does not exist", reason="PATH_MISSING")
-    return to_identification(_of_folder(path) if path.is_dir() else _of_file(path))
+    return to_identification(_of_folder(path) if path.is_dir() else _explained(path, _of_file(path)))
 
 
 def dangers(found: registry_pb2.Identification) -> list[str]:
@@ -58,6 +59,16 @@ def _of_file(path: Path) -> Findings:
         return _by_mark(path, window) or _by_structure(path, window)
 
 
+def _explained(path: Path, found: Findings) -> Findings:
+    """Says why a file is not known; beside a model, other files need no reason."""
+    if found.format == "text":
+        return found.warn("a text, not a model")
+    if found.format != "unknown" or found.warnings:
+        return found
+    with open_window(path) as window:
+        return found.warn(f"no known format begins with the bytes {window.head(8).hex(' ')}")
+
+
 def _by_mark(path: Path, window: Window) -> Findings | None:
     """Formats with a sure beginning."""
     if gguf_file.recognises(window):
@@ -66,6 +77,8 @@ def _by_mark(path: Path, window: Window) -> Findings | None:
         return safetensors_file.read(window, path)
     if window.head(len(hdf5.MAGIC)) == hdf5.MAGIC:
         return keras_file.read_h5(window, path)
+    if window.head(len(numpy_file.MAGIC)) == numpy_file.MAGIC:
+        return numpy_file.read(window, path.name)
     if window.head(len(zips.MAGIC)) == zips.MAGIC:
         return _of_zip(path)
     return None
@@ -77,6 +90,8 @@ def _of_zip(path: Path) -> Findings:
             return torch_zip.read(archive)
         if keras_file.is_keras(archive):
             return keras_file.read_zip(archive, path)
+        if numpy_file.is_archive(archive):
+            return numpy_file.read_archive(archive)
         return Findings("unknown").warn(f"a zip archive of {len(archive.members)} files: unpack it to look into it")
 
 

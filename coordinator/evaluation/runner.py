@@ -19,7 +19,7 @@ from coordinator.evaluation.ask import Asker, request_of
 from coordinator.evaluation.dataset import Question
 from coordinator.evaluation.datasets import Datasets
 from coordinator.evaluation.scorer import run_scorer, scorer_path
-from coordinator.evaluation.scores import AGREEMENT, SCORER, agreement, said, score
+from coordinator.evaluation.scores import OVERLAP, SCORER, overlap, said, score
 from coordinator.faults import Faults
 from coordinator.mirror import Mirror
 from coordinator.rollout.course import compared, is_over
@@ -109,7 +109,7 @@ class Evaluator:
     def scores(self, name: str, version: str) -> Mapping[str, list[float]]:
         """A version's scores in the evaluation of its rollout, one a question, by metric; none while there are none.
 
-        Among them AGREEMENT with the version that it is compared with, once both have answered.
+        Among them OVERLAP with the version that it is compared with, once both have answered.
         """
         found = self._of(name, version)
         if found is None:
@@ -118,7 +118,7 @@ class Evaluator:
         held = self._scored(evaluation, recorded)
         return {
             **{metric: held[metric] for metric in evaluation.metrics if metric in held},
-            **self._agreement(evaluation, recorded),
+            **self._overlap(evaluation, recorded),
         }
 
     def pending(self, name: str, version: str) -> str:
@@ -215,7 +215,7 @@ class Evaluator:
         held = self._scored(evaluation, version)
         return all(metric in held for metric in evaluation.metrics)
 
-    def _agreement(
+    def _overlap(
         self, evaluation: rollout_pb2.Evaluation, version: registry_pb2.ModelVersion
     ) -> dict[str, list[float]]:
         base, others = compared(self._mirror.state.rollouts[version.name])
@@ -223,7 +223,7 @@ class Evaluator:
         if recorded is None or version.version not in others:
             return {}
         old, new = (self._results.get(_result(evaluation, each)) for each in (recorded, version))
-        return {AGREEMENT: agreement(old.said, new.said)} if old and new else {}
+        return {OVERLAP: overlap(old.said, new.said)} if old and new else {}
 
     def _wait(self, result: _Result, reason: str) -> None:
         backoff = self._waits[result][0] if result in self._waits else Backoff(first_s=1.0, most_s=30.0)

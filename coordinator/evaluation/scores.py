@@ -17,7 +17,7 @@ from typing import Any
 
 from meshkit.errors import InvalidInputError
 
-AGREEMENT = "agreement"
+OVERLAP = "overlap"
 """The share of questions to which two versions give the same label, whether it is the right one or not."""
 SCORER = "scorer:"
 """Before the name of a user's own scorer."""
@@ -95,7 +95,7 @@ def said(expected: Answers, answers: Answers) -> list[int]:
     return [0 if given is None else _short(given) for _, given in _labels(expected, answers)]
 
 
-def agreement(old: Sequence[int], new: Sequence[int]) -> list[float]:
+def overlap(old: Sequence[int], new: Sequence[int]) -> list[float]:
     """1 for each question to which two versions gave the same answer, of what `said` gives of them."""
     return [float(then == since != 0) for then, since in zip(old, new, strict=True)]
 

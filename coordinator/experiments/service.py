@@ -30,7 +30,7 @@ from coordinator.paging import DEFAULT_SIZE, MOST, page
 from coordinator.registry.finding import check_is_model, find_version
 from coordinator.rollout.gates import check_gates
 from meshkit.auth import current_principal
-from meshkit.errors import ExhaustedError, InvalidInputError
+from meshkit.errors import ExhaustedError, InvalidInputError, PreconditionError
 
 TELL_S = 0.5
 """How often a comparison says how far it is."""
@@ -53,6 +53,10 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
     ) -> experiment_pb2.CreateExperimentResponse:
         """Creates one; see experiment.proto."""
         spec = checked_spec(request.spec)
+        if unshared := self._unshared():
+            raise PreconditionError(
+                unshared[0], hint=f"{unshared[1]}, then restart them", reason="EXPERIMENTS_NOT_SHARED"
+            )
         state = self.runner.evaluation.mirror.state
         baseline, candidate = (find_version(state, spec.model, each) for each in (spec.baseline, spec.candidate))
         config_hash = hash_of(candidate, spec.parameters)
@@ -86,7 +90,7 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
         most = min(request.page_size or DEFAULT_SIZE, MOST)
         found = await self.runner.store.list(_before(request.page_token), most + 1, request.model)
         answer = experiment_pb2.ListExperimentsResponse(
-            experiments=[each for _, each in found[:most]], warning=self._warning()
+            experiments=[each for _, each in found[:most]], warning="; ".join(self._unshared())
         )
         if len(found) > most:
             answer.next_page_token = base64.urlsafe_b64encode(str(found[most - 1][0]).encode()).decode()
@@ -201,14 +205,15 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
         await self.evaluator.check(evaluation, versions)
         return await self.datasets.read(evaluation.dataset)
 
-    def _warning(self) -> str:
+    def _unshared(self) -> tuple[str, ...]:
+        """What is wrong and what to do, where another coordinator that is asked would know nothing of it."""
         many = len(self.runner.evaluation.mirror.state.coordinators)
-        if many > 1 and not self.runner.store.shared:
-            return (
-                f"each of the {many} coordinators keeps experiments in a file of its own; set "
-                "coordinator.experiments.url to one PostgreSQL database on all of them"
-            )
-        return ""
+        if many == 1 or self.runner.store.shared:
+            return ()
+        return (
+            f"each of the {many} coordinators keeps experiments in a file of its own",
+            "set coordinator.experiments.url to one PostgreSQL database on all of them",
+        )
 
     def _order(self, reason: str) -> Order:
         return Order(current_principal().actor, reason, self.runner.now_ns())

@@ -51,8 +51,12 @@ class ExperimentStore:
     A connection lives as long as its transaction: there are few, and none is left behind when a coordinator goes.
     """
 
-    def __init__(self, url: str) -> None:
-        """Raises InvalidInputError when the URL is none that is understood."""
+    def __init__(self, url: str, *, one_machine: bool = False) -> None:
+        """With `one_machine` all coordinators open the same SQLite file.
+
+        Raises InvalidInputError when the URL is none that is understood.
+        """
+        self._one_machine = one_machine
         self._database = Database(url, "coordinator.experiments.url", poolclass=sql.NullPool)
         self.name = self._database.name
         self._ready = False
@@ -63,7 +67,7 @@ class ExperimentStore:
     @property
     def shared(self) -> bool:
         """Whether all coordinators have the same experiments: SQLite is a file on one machine."""
-        return not self._database.sqlite
+        return self._one_machine or not self._database.sqlite
 
     @property
     def used(self) -> bool:

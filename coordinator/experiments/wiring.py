@@ -42,7 +42,7 @@ class Experiments:
         url = settings.experiments.url or f"sqlite:///{settings.data_dir / 'experiments.sqlite'}"
         self.quarantines = Quarantines(etcd, mirror, outbox)
         self.runner = Experimenter(
-            Threaded(ExperimentStore(url)),
+            Threaded(ExperimentStore(url, one_machine=settings.experiments.one_machine)),
             election,
             Evaluation(mirror, loads, settings.scorers_dir),
             TimedAsker(settings.tls),

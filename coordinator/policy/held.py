@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2
@@ -11,15 +11,20 @@ from coordinator.etcd import KeyValue
 from coordinator.policy.check import check_batching
 from coordinator.policy.references import check_references, check_signatures
 from coordinator.state import State
+from meshkit.signing import check_allowed
 
 
 def check_held(
     state: State,
     deployment: routing_pb2.Deployment,
-    versions: Iterable[registry_pb2.ModelVersion],
+    versions: Sequence[registry_pb2.ModelVersion],
     others: Sequence[KeyValue],
 ) -> None:
-    """`versions` are the targets', `others` the deployments that the policy leads to. Raises InvalidInputError."""
+    """`versions` are the targets', `others` the deployments that the policy leads to.
+
+    Raises InvalidInputError, and PreconditionError for a version that is new there and that no node may load.
+    """
+    _check_allowed(state, deployment.name, versions)
     check_batching(deployment.policy, [(each.version, each.signature.max_batch_size) for each in versions])
     deployments = dict(state.deployments)
     for each in others:
@@ -30,3 +35,11 @@ def check_held(
             deployments[name] = keys.parse(each.value, routing_pb2.Deployment())
     check_references(deployment, deployments)
     check_signatures(state.versions, deployment, deployments)
+
+
+def _check_allowed(state: State, name: str, versions: Sequence[registry_pb2.ModelVersion]) -> None:
+    """What serves already goes on when signatures are asked for later: its replicas may still be changed."""
+    serving = state.target_weights.get(name, {})
+    for version in versions:
+        if version.version not in serving:
+            check_allowed(version, state.trust)

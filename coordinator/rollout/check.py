@@ -12,6 +12,7 @@ from coordinator.rollout.course import is_over
 from coordinator.state import State
 from meshkit.errors import InvalidInputError, NotFoundError, PreconditionError
 from meshkit.names import check_model_name, check_version, version_key
+from meshkit.signing import check_allowed
 
 METRICS = (
     "error_rate",
@@ -111,6 +112,7 @@ def check_against(state: State, spec: rollout_pb2.RolloutSpec) -> None:
                 hint=f"it has {', '.join(known)}",
                 reason="VERSION_NOT_FOUND",
             )
+        check_allowed(state.versions[spec.name, version], state.trust)
     if not versions:
         raise _bad(f"{spec.name}:{old.version} has all requests already", "name another version")
     if spec.WhichOneof("strategy") in ("shadow", "experiment") or spec.allow_downgrade:

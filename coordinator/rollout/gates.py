@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from aimesh.rollout.v1 import rollout_pb2
-from coordinator.evaluation.scores import AGREEMENT, SCORER, check_metric
+from coordinator.evaluation.scores import OVERLAP, SCORER, check_metric
 from coordinator.rollout.check import METRICS, QUALITY
 from coordinator.rollout.compare import compare
 from coordinator.rollout.margins import FALSE_ALARM, STAGES
@@ -47,7 +47,7 @@ def check_gates(gates: rollout_pb2.Gates) -> None:
 def known_metrics(gates: rollout_pb2.Gates) -> list[str]:
     """Every metric that a policy may name: the user's own scorers are known by the evaluation."""
     own = [metric for metric in gates.evaluation.metrics if metric.startswith(SCORER)]
-    return [*METRICS, *QUALITY, AGREEMENT, *own]
+    return [*METRICS, *QUALITY, OVERLAP, *own]
 
 
 def judge(  # one step is all of this

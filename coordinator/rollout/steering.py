@@ -52,9 +52,11 @@ def promoted(rollout: rollout_pb2.Rollout, order: Order, version: str = "") -> r
     Raises PreconditionError when it is over, goes back or is at its last step already, InvalidInputError for a version
     that it does not compare.
     """
-    if is_over(rollout) or rollout.state == ROLLING_BACK:
-        raise _not(rollout, "promoted", "it is too late")
     compares = rollout.spec.WhichOneof("strategy") in COMPARING
+    if is_over(rollout) or rollout.state == ROLLING_BACK:
+        name, to = rollout.spec.name, version or rollout.spec.version
+        hint = f"bring it in by a rollout of its own: aimesh rollout start {name}:{to}" if compares else ""
+        raise _not(rollout, "promoted", "it is too late", hint)
     if rollout.step == len(rollout.steps) - 1:
         raise _not(rollout, "promoted", "it is at its last step")
     made = decided(rollout, order.now_ns, rollout_pb2.VERDICT_PASS, order.said("promoted"), by=order.by)
@@ -104,11 +106,11 @@ def _aim_at(rollout: rollout_pb2.Rollout, version: str) -> None:
     last.percent, spec.version = 100, chosen
 
 
-def _not(rollout: rollout_pb2.Rollout, verb: str, why: str) -> PreconditionError:
+def _not(rollout: rollout_pb2.Rollout, verb: str, why: str, hint: str = "") -> PreconditionError:
     state = rollout_pb2.RolloutState.Name(rollout.state).removeprefix("ROLLOUT_STATE_")
     name = rollout.spec.name
     return PreconditionError(
         f"the rollout of {name} to {rollout.spec.version} is {state} and cannot be {verb}: {why}",
-        hint=f"see: aimesh rollout status {name}",
+        hint=hint or f"see: aimesh rollout status {name}",
         reason="ROLLOUT_STATE",
     )

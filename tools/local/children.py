@@ -121,6 +121,7 @@ def _role(layout: Layout, role: str, name: str, table: dict[str, Any], grace_s: 
 
 def _coordinator_table(layout: Layout, index: int) -> dict[str, Any]:
     name = layout.coordinator_names[index]
+    experiments = layout.data_dir(layout.coordinator_names[0]) / "experiments.sqlite"
     table: dict[str, Any] = {
         "id": f"coordinator-{index + 1}",
         "host": "127.0.0.1",
@@ -129,6 +130,7 @@ def _coordinator_table(layout: Layout, index: int) -> dict[str, Any]:
         "etcd": {"endpoints": _from(index, layout.etcd), **(_tls_table(layout, name) if layout.tls else {})},
         # One key for all coordinators, so that each knows the API keys that another gave.
         "auth": {"key_file": str(layout.tls_dir / API_KEYS)},
+        "experiments": {"url": f"sqlite:///{experiments}", "one_machine": True},
     }
     if layout.tls and index == 0:
         table["enroll_port"] = layout.enroll_port

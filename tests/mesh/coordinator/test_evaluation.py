@@ -113,7 +113,7 @@ async def test_versions_answer_their_set_and_are_scored_once(tmp_path: Path) -> 
         assert evaluator.scores("sum", "2.0.0") == {
             "accuracy": [0.0] * 4,
             "scorer:off_by": [2.0, 2.0, 2.0, -1.0],
-            "agreement": [0.0] * 4,
+            "overlap": [0.0] * 4,
         }
         asked = await node.agent.triton.client.executions("sum")
         await evaluator.step()

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
+from aimesh.rollout.v1 import rollout_pb2, rollout_pb2_grpc
 from aimesh.routing.v1 import routing_pb2
 from coordinator import keys
 from coordinator.etcd import Etcd
@@ -31,10 +32,14 @@ async def test_signed_only(etcd: EtcdServer, tmp_path: Path) -> None:
         await api.upload(CONTENT)
         file = model().files[0]
         file.digest, file.size = DIGEST, len(CONTENT)
-        old, new = model(), model(version="1.1.0")
-        for each in (old, new):
+        old, new, unsigned = model(), model(version="1.1.0"), model(version="1.0.1")
+        for each in (old, new, unsigned):
             each.files[0].CopyFrom(file)
         recorded = await api.push(old)
+        await api.push(unsigned)
+        n1 = agent(c1.settings.address)
+        await n1.join()
+        await api.deploy("m", target())
         assert await _trust(api, trust) == trust
         trust.signed_only = True
         await _trust(api, trust)
@@ -57,11 +62,15 @@ async def test_signed_only(etcd: EtcdServer, tmp_path: Path) -> None:
         new.signatures[0].CopyFrom(sign(new, key))
         assert verify(await api.push(new), trust).signer == "release"
 
-        n1 = agent(c1.settings.address)
-        await n1.join()
-        await api.deploy("m", target())
+        with pytest.raises(PreconditionError, match=r"m:1.0.1: nobody signed it"):
+            await api.deploy("m", target(unsigned.version))
+        spec = rollout_pb2.RolloutSpec(name="m", version=unsigned.version, rolling=rollout_pb2.Rolling())
+        rollouts: Any = rollout_pb2_grpc.RolloutServiceStub(c1.channel)
+        with pytest.raises(PreconditionError, match=r"m:1.0.1: nobody signed it"):
+            await _said(rollouts.StartRollout(rollout_pb2.StartRolloutRequest(spec=spec), timeout=5))
+        await api.deploy("m", target(replicas=2))  # what serves already may still be changed
         await eventually(lambda: n1.models() == {"m:1.0.0"}, what="placed")
-        assert n1.assignments[-1].trust == trust
+        await eventually(lambda: n1.assignments[-1].trust == trust, what="the trust is with the agent")
         with pytest.raises(InvalidInputError, match="of key release is not of"):
             await _sign(api, sign(new, key))
         await _sign(api, sign(recorded, key))

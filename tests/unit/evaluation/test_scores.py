@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.evaluation.scores import METRICS, agreement, check_metric, said, score
+from coordinator.evaluation.scores import METRICS, check_metric, overlap, said, score
 from meshkit.errors import InvalidInputError
 
 ARE = ["cat", "cat", "cat", "dog", "dog", "bird"]
@@ -124,4 +124,4 @@ def test_two_versions_agree_where_they_say_the_same_label_right_or_wrong() -> No
     expected = [1, "cat", [0.5, 0.5], 2, 0]
     old = said(expected, [[0.1, 0.9], "dog", [0.5, 0.25], None, 0])
     new = said(expected, [1, " dog", [0.25, 0.5], None, 1])
-    assert agreement(old, new) == [1.0, 1.0, 0.0, 0.0, 0.0], "no answer is no agreement"
+    assert overlap(old, new) == [1.0, 1.0, 0.0, 0.0, 0.0], "no answer is none in common"

@@ -182,6 +182,12 @@ def test_a_database_that_is_away_says_so(tmp_path: Path) -> None:
     store.close()
 
 
+def test_coordinators_of_one_machine_share_a_file(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/experiments.sqlite"
+    assert ExperimentStore(url, one_machine=True).shared
+    assert not ExperimentStore(url).shared
+
+
 def test_a_url_that_is_none_is_refused() -> None:
     for url in ("nonsense", "oracle+none://x"):
         with pytest.raises(InvalidInputError, match=r"coordinator\.experiments\.url"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -175,7 +176,25 @@ def test_text_and_other_files(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("c\nHello, wörld.\n" * 5000)
     (tmp_path / "other").write_bytes(bytes(range(256)))
     assert identify(tmp_path / "text").format == "text"
-    assert identify(tmp_path / "other").format == "unknown"
+    other = identify(tmp_path / "other")
+    assert other.format == "unknown"
+    assert list(other.warnings) == ["no known format begins with the bytes 00 01 02 03 04 05 06 07"]
+
+
+def test_numpy_arrays_and_archives_of_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "plain.npy", np.zeros((3, 4), np.float32))
+    np.savez(tmp_path / "both.npz", x=np.zeros((3, 4), np.float64), y=np.zeros(3, np.int64))
+    np.save(tmp_path / "objects.npy", np.array([os.system], object), allow_pickle=True)
+    plain, both = identify(tmp_path / "plain.npy"), identify(tmp_path / "both.npz")
+    assert (plain.format, plain.parameters, dict(plain.data_types)) == ("numpy", 12, {"FP32": 12})
+    assert (both.format, dict(both.data_types)) == ("numpy", {"FP64": 12, "INT64": 3})
+    assert not dangers(plain) + dangers(both)
+    found = dangers(identify(tmp_path / "objects.npy"))
+    assert any("Python objects" in text for text in found)
+    assert any("posix.system" in text for text in found)
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "plain.npy").read_bytes()[:40])
+    with pytest.raises(InvalidInputError, match="cut short"):
+        identify(tmp_path / "cut.npy")
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

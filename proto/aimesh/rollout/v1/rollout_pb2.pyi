@@ -697,7 +697,7 @@ class Comparison(_message.Message):
     metric: _builtins.str
     """error_rate, latency_p50_ms, latency_p95_ms, latency_p99_ms, throughput_rps, queue_ms, memory_bytes,
     gpu_memory_bytes, tokens_per_s, cost_per_request, accuracy, precision, recall, f1, exact_match,
-    embedding_similarity or agreement.
+    embedding_similarity or overlap.
     """
     before: _builtins.float
     """Of the version that was there; unset when it was not measured."""
