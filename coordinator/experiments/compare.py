@@ -6,6 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from aimesh.experiment.v1 import experiment_pb2
 from aimesh.experiment.v1.experiment_pb2 import (
@@ -18,7 +19,7 @@ from aimesh.experiment.v1.experiment_pb2 import (
     Row,
     Value,
 )
-from coordinator.evaluation.scores import SCORER, exact_match
+from coordinator.evaluation.scores import OVERLAP, SCORER, exact_match, overlap, said
 from coordinator.experiments.asking import Asked, Sample, Taken
 from coordinator.experiments.summary import summary
 from coordinator.rollout.stats import bootstrap, effects, fixed
@@ -32,14 +33,18 @@ Scores = Mapping[str, Sequence[float]]
 """One score a question, the mean of its repeats, by metric."""
 
 
-def compare(old: Taken, new: Taken, old_scores: Scores, new_scores: Scores) -> experiment_pb2.Report:
-    """The report, without what was asked for. Deterministic: intervals are drawn with a fixed seed.
+def compare(
+    expected: Sequence[Any], old: Taken, new: Taken, old_scores: Scores, new_scores: Scores
+) -> experiment_pb2.Report:
+    """The report, without what was asked for. `expected` are the questions' labels.
+
+    Deterministic: intervals are drawn with a fixed seed.
 
     What is tested is one number a question: repeats of a question are no questions of their own.
     """
     rows = [
         *_quality(old_scores, new_scores),
-        *_sameness(old, new),
+        *_sameness(expected, old, new),
         *_latency(old, new),
         *_resources(old, new),
         *_economy(old, new),
@@ -85,17 +90,17 @@ def _quality(old: Scores, new: Scores) -> Iterator[Row]:
         yield _paired(row, before, now)
 
 
-def _sameness(old: Taken, new: Taken) -> Iterator[Row]:
-    """Whether a version says the same each time, and both the same."""
+def _sameness(expected: Sequence[Any], old: Taken, new: Taken) -> Iterator[Row]:
+    """Whether a version gives the same answer each time, and both the same label."""
     if len(new.rounds) > 1:
         before, now = _consistency(old), _consistency(new)
         row = _row("consistency", SECTION_FUNCTIONAL, "share", BETTER_HIGHER, _about(before), _about(now))
         yield _paired(row, before, now)
     both = [
-        exact_match([each.answer for each in first], [each.answer for each in second])
-        for first, second in zip(old.rounds, new.rounds, strict=True)
+        overlap(*(said(expected, [each.answer for each in one]) for one in pair))
+        for pair in zip(old.rounds, new.rounds, strict=True)
     ]
-    yield _row("overlap", SECTION_FUNCTIONAL, "share", BETTER_UNSPECIFIED, None, _about(mean_scores(both)))
+    yield _row(OVERLAP, SECTION_FUNCTIONAL, "share", BETTER_UNSPECIFIED, None, _about(mean_scores(both)))
 
 
 def _consistency(taken: Taken) -> list[float]:

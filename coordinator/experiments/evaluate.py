@@ -52,7 +52,8 @@ class Evaluation:
         old, new = await take(lambda: self.mirror.state, self.loads, asker, versions, output, questions, wanted.repeat)
         check_answers(new, output)
         old_scores, new_scores = await self._scores(wanted, old), await self._scores(wanted, new)
-        report = await asyncio.to_thread(compare, old, new, old_scores, new_scores)
+        expected = [question.expected for question in wanted.questions]
+        report = await asyncio.to_thread(compare, expected, old, new, old_scores, new_scores)
         _tell(report, wanted, asker)
         return Result(report, gating.encode(window(old, old_scores), window(new, new_scores)))
 

@@ -24,7 +24,7 @@ def scores(of: Taken) -> Scores:
 
 
 def report(old: Taken, new: Taken) -> experiment_pb2.Report:
-    return compare(old, new, scores(old), scores(new))
+    return compare(EXPECTED, old, new, scores(old), scores(new))
 
 
 def row(found: experiment_pb2.Report, metric: str) -> experiment_pb2.Row:
@@ -55,6 +55,12 @@ def test_a_worse_version_is_said_to_be_worse_with_intervals_that_hold_the_value(
     assert row(found, "overlap").candidate.value == pytest.approx(0.75)
     assert found.summary.startswith("m:2.0.0 is worse than m:1.0.0 in accuracy (0.750, was 1.000)")
     assert sum(found.candidate.latency_buckets.values()) == found.candidate.requests == 360
+
+
+def test_versions_overlap_where_their_labels_do_whatever_their_numbers() -> None:
+    logits = [[float(label == each) for each in range(3)] for label in EXPECTED]
+    surer = [[5 * value + 1 for value in each] for each in logits]
+    assert row(report(taken("1.0.0", logits), taken("2.0.0", surer)), "overlap").candidate.value == 1.0
 
 
 def test_errors_costs_and_tokens_are_told_by_kind() -> None:
