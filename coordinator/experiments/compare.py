@@ -56,7 +56,11 @@ def compare(
 
 
 def window(taken: Taken, scores: Scores) -> Window:
-    """The same as what a rollout's gates judge. Time is the replicas', so that cost is what an answer cost."""
+    """The same as what a rollout's gates judge. Time is the replicas', so that cost is what an answer cost.
+
+    A question's latency is the median of its repeats: a pause of the machine hits all that is asked at that moment, of
+    one version alone, and would look like a longer tail.
+    """
     asked = taken.all()
     seconds = sum(taken.seconds)
     replicas = max(1, len(taken.nodes))
@@ -66,7 +70,7 @@ def window(taken: Taken, scores: Scores) -> Window:
         requests=len(asked),
         failures=sum(bool(each.error) for each in asked),
         busy_ns=int(seconds * replicas * 1e9),
-        latency=_buckets(asked),
+        latency=_buckets(_by_question(taken, _latency_of)),
         responses=sum(each.parts for each in asked),
         memory_bytes=_mean(sample.memory_bytes for sample in taken.samples),
         gpu_memory_bytes=_mean(sample.gpu_memory_bytes for sample in taken.samples),
@@ -278,11 +282,9 @@ def _cost(taken: Taken) -> float | None:
     return taken.price_an_hour * sum(taken.seconds) / 3600 / answered
 
 
-def _buckets(asked: Sequence[Asked]) -> dict[int, int]:
+def _buckets(milliseconds: Sequence[float]) -> dict[int, int]:
     """By time, as in membership.proto."""
-    counts = Counter(
-        math.floor(BUCKETS_AN_OCTAVE * math.log2(max(1.0, each.seconds * 1e6))) for each in asked if not each.error
-    )
+    counts = Counter(math.floor(BUCKETS_AN_OCTAVE * math.log2(max(1.0, each * 1000))) for each in milliseconds)
     return dict(sorted(counts.items()))
 
 
@@ -294,7 +296,7 @@ def _side(taken: Taken) -> experiment_pb2.Side:
         digest=taken.version.digest,
         requests=len(asked),
         errors=Counter(each.error for each in asked if each.error),
-        latency_buckets=_buckets(asked),
+        latency_buckets=_buckets([1000 * each.seconds for each in asked if not each.error]),
         nodes=taken.nodes,
     )
 

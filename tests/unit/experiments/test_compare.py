@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aimesh.experiment.v1 import experiment_pb2
@@ -61,6 +63,13 @@ def test_versions_overlap_where_their_labels_do_whatever_their_numbers() -> None
     logits = [[float(label == each) for each in range(3)] for label in EXPECTED]
     surer = [[5 * value + 1 for value in each] for each in logits]
     assert row(report(taken("1.0.0", logits), taken("2.0.0", surer)), "overlap").candidate.value == 1.0
+
+
+def test_a_pause_of_the_machine_is_no_longer_tail() -> None:
+    calm = taken("2.0.0", EXPECTED)
+    first, *others = calm.rounds
+    paused = replace(calm, rounds=[[replace(each, seconds=1.0) for each in first], *others])
+    assert max(window(paused, scores(paused)).latency) == max(window(calm, scores(calm)).latency)
 
 
 def test_errors_costs_and_tokens_are_told_by_kind() -> None:
