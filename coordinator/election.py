@@ -122,7 +122,9 @@ class Election:
     async def _renew(self) -> None:
         """Renews the lease three times in its life. A leader that cannot renew for a whole lease stops leading.
 
-        One endpoint gets a third of that time: there must be some left for another when a member of etcd hangs.
+        One endpoint gets a third of that time: there must be some left for another when a member of etcd hangs. Only
+        etcd says that a lease has lapsed: its next leader lets all leases begin anew, so this one may live, and the
+        leader's key with it.
         """
         clock, ttl = asyncio.get_running_loop().time, self._settings.leader_ttl_s
         backoff, renewed, wait = Backoff(first_s=0.1, most_s=ttl / 3), clock(), ttl / 3
@@ -132,10 +134,12 @@ class Election:
             try:
                 async with asyncio.timeout_at(max(renewed + ttl, began + ttl / 3)):
                     lapsed = await self._etcd.keep_alive([self._lease], timeout_s=ttl / 3)
+                    if not lapsed and not self.term and self._mirror.state.leader == self._settings.id:
+                        self.term = await self._held_term()
             except (UnavailableError, TimeoutError) as error:
                 log.warning("election.not_renewed", reason=str(error) or "no answer")
                 if clock() - renewed >= ttl:
-                    raise _LapsedError("the lease could not be renewed in its time") from None
+                    self._step_down()
                 wait = backoff.next_delay()
                 continue
             if lapsed:

@@ -45,6 +45,9 @@ _EXIT_NOTICE_S = 0.5
 
 _EARLY_S = 10.0
 """One that died within so many seconds of being ready may have died of a model that it was started with."""
+_BARE_PAUSE_S = 2.0
+"""Least pause before a start without models: until clients have left, a closed port sends them elsewhere, and a Triton
+that knows no model would refuse them."""
 
 
 class ManagedTriton(InferenceServer):
@@ -264,6 +267,7 @@ class ManagedTriton(InferenceServer):
         if failures == 1:
             self._backoff.reset()
         pause_s = self._triton.crash_pause_s if looping else self._backoff.next_delay()
+        pause_s = max(pause_s, _BARE_PAUSE_S) if self._bare else pause_s
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await first(self._stop.wait(), self._handed_over.wait())

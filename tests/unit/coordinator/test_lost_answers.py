@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from coordinator.paging import page
 from coordinator.session import Session
 from coordinator.sessions import Sessions
 from coordinator.settings import CoordinatorSettings
-from meshkit.errors import InvalidInputError, SupersededError
+from coordinator.state import State
+from meshkit.errors import InvalidInputError, SupersededError, UnavailableError
+from tests.processes import eventually
 
 MOST_OPERATIONS = 128
 """etcd's --max-txn-ops."""
@@ -94,6 +97,29 @@ async def test_a_lease_that_lapsed_before_the_campaign_is_registered_anew() -> N
     with pytest.raises(Exception, match="lease not found") as lapsed:
         await election(Lapsed())._take_lead()
     assert type(lapsed.value).__name__ == "_LapsedError"
+
+
+async def test_a_leader_that_could_not_renew_leads_on_when_its_lease_lives() -> None:
+    """etcd's next leader lets leases begin anew: the key is still there, and nobody else could take it."""
+    back = asyncio.Event()
+
+    class Silent(Memory):
+        async def keep_alive(self, leases: Any, timeout_s: float) -> set[int]:
+            if not back.is_set():
+                raise UnavailableError("etcd does not answer")
+            return set()
+
+    memory = Silent()
+    leader = Election(memory, Mirror(memory), replace(settings(), leader_ttl_s=2))  # type: ignore[arg-type]
+    leader._lease = 7
+    term = leader.term = await leader._take_lead()
+    leader._mirror.state = State(leader="c1")
+    renewing = asyncio.create_task(leader._renew())
+    await eventually(lambda: leader.term == 0, what="not sure any more")
+    back.set()
+    await eventually(lambda: leader.term == term, what="sure again, of the same term")
+    renewing.cancel()
+    await asyncio.wait([renewing])
 
 
 def test_who_does_not_lead_has_no_fence() -> None:
