@@ -53,6 +53,8 @@ SHAPE = Shape(nodes=4, coordinators=3, etcd=1, coordinator={"heartbeat_interval_
 """Room for a new version beside the old one."""
 HOLD = "rollout.decided=error"
 """Failpoints with which a rollout makes no move while killed coordinators start again, so that no step is missed."""
+BLACKOUT_S = 8.0
+"""How long all coordinators stay dead."""
 _OVER = ("SUCCEEDED", "ROLLED_BACK")
 
 
@@ -163,6 +165,8 @@ class Runner:
             await self._steer("abort")
         if forward and at == scenario.promote:
             await self._steer("promote", self.history.new)
+        if forward and at == scenario.blackout:
+            await self._black_out(now)
         if scenario.kill_each or (forward and at == scenario.kill):
             await self._kill_leader()
 
@@ -178,6 +182,13 @@ class Runner:
             self._killed = self.record.term
             self.mesh.processes[leader].signal(signal.SIGKILL)
             self.history.add(Event(time.monotonic(), f"SIGKILL at {now.state} {now.phase} {now.step}", leader))
+
+    async def _black_out(self, now: Move) -> None:
+        """Nobody decides, nobody tells clients anything, for longer than the leader's lease."""
+        for name in self.mesh.coordinators:
+            self.mesh.processes[name].signal(signal.SIGKILL)
+            self.history.add(Event(time.monotonic(), f"SIGKILL at {now.state} {now.phase} {now.step}", name))
+        await asyncio.sleep(BLACKOUT_S)
 
     async def _steer(self, verb: Verb, version: str = "") -> None:
         """As a person would: tried again while the coordinator that was asked is just dying."""

@@ -42,6 +42,8 @@ class Scenario:
     """When the leader is killed, once."""
     kill_each: bool = False
     """The leader is killed at each new step and phase, on the way back too."""
+    blackout: At | None = None
+    """When all coordinators are killed at once; they come back after a while."""
     armed: str = ""
     """Failpoints of all coordinators, in all their lives; those that end by them are started again."""
     source: Callable[[str], str] = models.plain
@@ -110,6 +112,9 @@ SCENARIOS = (
             ("experiment", EXPERIMENT, TAKEN_BACK, 0, "HOLDING"),
         )
     ),
+    Scenario("canary-all-coordinators-killed", CANARY, TAKES_OVER, blackout=At(1, "HOLDING")),
+    Scenario("blue-green-all-coordinators-killed", BLUE_GREEN, TAKES_OVER, blackout=At(0, "ACKNOWLEDGING")),
+    Scenario("rolling-all-coordinators-killed", ROLLING, TAKES_OVER, blackout=At(0, "DRAINING")),
     Scenario("canary-leader-dies-after-each-write", CANARY, TAKES_OVER, armed="rollout.written=exit"),
     Scenario("rolling-leader-dies-after-each-write", ROLLING, TAKES_OVER, armed="rollout.written=exit"),
     Scenario("as-good-is-promoted", USUAL, TAKES_OVER),
