@@ -41,6 +41,11 @@ def slow(version: str, seconds: float) -> str:
     return _source(version, does=f"time.sleep({seconds})")
 
 
+def tiring(version: str, seconds: float, after: int) -> str:
+    """As fast as ever for so many requests of a replica, and so much slower from then on."""
+    return _source(version, does=f"self.kept.append(None); time.sleep({seconds} * (len(self.kept) > {after}))")
+
+
 def leaking(version: str, size: int, seconds: float) -> str:
     """As slow, and so many bytes a request are never given back."""
     return _source(version, does=f"time.sleep({seconds}); self.kept.append(numpy.ones({size}, dtype=numpy.uint8))")

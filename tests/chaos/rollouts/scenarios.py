@@ -71,6 +71,7 @@ EXPERIMENT = asked("experiment", arms=(f"{OLD}=50", f"{NEW}=50"), header=HEADER,
 JUDGED = asked("canary", steps="10,100", hold="20s", no_gates=False)
 SOON = asked("canary", steps="50,100", hold="3s", no_gates=False)
 USUAL = asked("canary", steps="10,50,100", hold="5s", no_gates=False)
+WATCHED = asked("canary", steps="50,100", hold="3s", no_gates=False, watch="60s")
 FEW = asked("canary", steps="1,100", hold="3s", no_gates=False)
 
 COMPARED = Bars("SUCCEEDED", takes_over=False, sticky=True)
@@ -125,6 +126,12 @@ SCENARIOS = (
         replace(TAKEN_BACK, reason="latency_"),
         source=partial(models.slow, seconds=0.02),
         long=False,
+    ),
+    Scenario(
+        "slower-after-a-while-is-taken-back-by-the-watch",
+        WATCHED,
+        replace(TAKEN_BACK, reason="latency_"),
+        source=partial(models.tiring, seconds=0.02, after=1500),
     ),
     Scenario(
         "leaking-is-taken-back",
