@@ -39,6 +39,8 @@ FAILPOINTS: Mapping[str, str] = {
     "placement.written": "an assignment is written; this coordinator has not seen it",
     "rollout.decided": "a rollout's next move is decided; it is not written",
     "rollout.written": "a rollout's next move is written; this coordinator has done nothing after it",
+    "training.decided": "a training job's next move is decided; it is not written",
+    "training.written": "a training job's next move is written; this coordinator has done nothing after it",
     "fetch.downloaded": "all bytes of a blob are on the agent's disk; its digest is not checked",
     "fetch.chunks_came": "all chunks of a blob are on the agent's disk, verified; its own digest is not checked",
     "chunk.write": "a verified chunk is about to be written to the agent's disk",
@@ -48,6 +50,7 @@ FAILPOINTS: Mapping[str, str] = {
     "experiment.executed": "both versions of an experiment have answered; nothing is written",
     "experiment.promoted": "the alias points at an experiment's candidate; the experiment does not say so yet",
     "experiment.quarantined": "a quarantine is written; its experiment does not say so yet",
+    "worker.started": "the agent has started a process of a training job; it has not written down which",
     "triton.started": "the agent has started Triton; it has not written down which",
 }
 """Every failpoint, and the window that it is in."""

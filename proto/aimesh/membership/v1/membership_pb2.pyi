@@ -870,6 +870,7 @@ class Assignments(_message.Message):
     TRACED_FIELD_NUMBER: _builtins.int
     TRUST_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """etcd revision of the decision; reports answer to it."""
     @_builtins.property
@@ -894,6 +895,12 @@ class Assignments(_message.Message):
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_training_pb2.TrainingTask]:
         """What the node is to do for training jobs: what is not listed is to be ended."""
 
+    @_builtins.property
+    def jobs(self) -> Global___KnownJobs:
+        """The jobs that the node may hold something of: folders and checkpoints of others are to be removed. Not there when the
+        coordinator does not say: then nothing is.
+        """
+
     def __init__(
         self,
         *,
@@ -903,14 +910,39 @@ class Assignments(_message.Message):
         traced: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         trust: _registry_pb2.Trust | None = ...,
         tasks: _abc.Iterable[_training_pb2.TrainingTask] | None = ...,
+        jobs: Global___KnownJobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["trust", b"trust"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "trust", b"trust"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "revision", b"revision", "scheduling", b"scheduling", "tasks", b"tasks", "traced", b"traced", "trust", b"trust"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "models", b"models", "revision", b"revision", "scheduling", b"scheduling", "tasks", b"tasks", "traced", b"traced", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Assignments: _TypeAlias = Assignments  # noqa: Y015
+
+@_typing.final
+class KnownJobs(_message.Message):
+    """Jobs that exist, whether or not they have ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their ids, of those whose records name the node."""
+
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KnownJobs: _TypeAlias = KnownJobs  # noqa: Y015
 
 @_typing.final
 class LoadFailure(_message.Message):

@@ -103,6 +103,7 @@ class Round(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     PROXIMAL_FIELD_NUMBER: _builtins.int
     SCAFFOLD_FIELD_NUMBER: _builtins.int
+    COUNTED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """1 for the first."""
     local_epochs: _builtins.int
@@ -113,6 +114,10 @@ class Round(_message.Message):
     """FedProx's mu; 0 for none."""
     scaffold: _builtins.bool
     """Whether the parts hold SCAFFOLD's control variate too, as tensors named "control/<name>"."""
+    counted: _builtins.int
+    """The last round of which this client's update is part of the model; 0 for none. With SCAFFOLD it goes on from the
+    control variate that it had after that round, whatever became of its updates since.
+    """
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
         """Until when its answer counts, from now."""
@@ -126,10 +131,11 @@ class Round(_message.Message):
         seed: _builtins.int = ...,
         proximal: _builtins.float = ...,
         scaffold: _builtins.bool = ...,
+        counted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "local_epochs", b"local_epochs", "number", b"number", "proximal", b"proximal", "scaffold", b"scaffold", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted", b"counted", "deadline", b"deadline", "local_epochs", b"local_epochs", "number", b"number", "proximal", b"proximal", "scaffold", b"scaffold", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

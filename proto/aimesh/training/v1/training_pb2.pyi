@@ -829,6 +829,7 @@ class Job(_message.Message):
     SUBMITTED_BY_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    RAN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The spec's name, a dash and six characters."""
     state: Global___JobState.ValueType
@@ -863,7 +864,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def attempt(self) -> Global___Attempt:
-        """The workers that are to run now; empty while it waits. Its number never falls."""
+        """The workers of its newest attempt, which are to run in the phases PLANNING to FINISHING only. While it is planned: the
+        nodes that could take workers, the one that plans first. Its number never falls.
+        """
 
     @_builtins.property
     def checkpoint(self) -> Global___Checkpoint:
@@ -893,6 +896,10 @@ class Job(_message.Message):
     def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where the loss, the error or the checkpoints of earlier attempts lie: the nodes that ran a worker, newest first."""
 
+    @_builtins.property
+    def ran(self) -> _duration_pb2.Duration:
+        """How long its workers were there in earlier attempts, in all."""
+
     def __init__(
         self,
         *,
@@ -918,10 +925,11 @@ class Job(_message.Message):
         submitted_by: _builtins.str = ...,
         step: _builtins.int = ...,
         nodes: _abc.Iterable[_builtins.str] | None = ...,
+        ran: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "phase_at", b"phase_at", "plan", b"plan", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "phase_at", b"phase_at", "plan", b"plan", "ran", b"ran", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "failures", b"failures", "id", b"id", "lost_steps", b"lost_steps", "model", b"model", "nodes", b"nodes", "order", b"order", "phase", b"phase", "phase_at", b"phase_at", "plan", b"plan", "preemptions", b"preemptions", "reason", b"reason", "results", b"results", "spec", b"spec", "started_at", b"started_at", "state", b"state", "step", b"step", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "failures", b"failures", "id", b"id", "lost_steps", b"lost_steps", "model", b"model", "nodes", b"nodes", "order", b"order", "phase", b"phase", "phase_at", b"phase_at", "plan", b"plan", "preemptions", b"preemptions", "ran", b"ran", "reason", b"reason", "results", b"results", "spec", b"spec", "started_at", b"started_at", "state", b"state", "step", b"step", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -939,6 +947,8 @@ class Attempt(_message.Message):
     GO_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     FROM_STEP_FIELD_NUMBER: _builtins.int
+    BEGAN_AT_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """1 for the first."""
     rendezvous: _builtins.str
@@ -953,6 +963,14 @@ class Attempt(_message.Message):
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """By rank."""
 
+    @_builtins.property
+    def began_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was decided on."""
+
+    @_builtins.property
+    def resume(self) -> Global___Checkpoint:
+        """What it goes on from; not there at the first start."""
+
     def __init__(
         self,
         *,
@@ -962,10 +980,12 @@ class Attempt(_message.Message):
         go: _builtins.bool = ...,
         stop: _builtins.bool = ...,
         from_step: _builtins.int = ...,
+        began_at: _timestamp_pb2.Timestamp | None = ...,
+        resume: Global___Checkpoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "resume", b"resume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_step", b"from_step", "go", b"go", "number", b"number", "rendezvous", b"rendezvous", "stop", b"stop", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "from_step", b"from_step", "go", b"go", "number", b"number", "rendezvous", b"rendezvous", "resume", b"resume", "stop", b"stop", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -982,6 +1002,10 @@ class Worker(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     SPEED_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CPU_CORES_FIELD_NUMBER: _builtins.int
+    AGENT_PORT_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """0 to the number of workers less one."""
     node: _builtins.str
@@ -990,6 +1014,14 @@ class Worker(_message.Message):
     """The node's address."""
     speed: _builtins.float
     """Its speed as measured, in samples a second of this job or, before that, relative to other nodes; 0 when unknown."""
+    memory_bytes: _builtins.int
+    """Of planning: memory that its node has free for a worker, in bytes; 0 when unknown."""
+    gpu_memory_bytes: _builtins.int
+    """Of planning: memory of the smallest of its GPUs, in bytes; 0 when unknown or without one."""
+    cpu_cores: _builtins.float
+    """Of planning: cores that it may use; 0 when unknown."""
+    agent_port: _builtins.int
+    """Of planning: port of its agent's own server, to which a connection is timed; 0 when unknown."""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """NVML indices of its GPUs."""
@@ -1002,10 +1034,14 @@ class Worker(_message.Message):
         address: _builtins.str = ...,
         gpus: _abc.Iterable[_builtins.int] | None = ...,
         speed: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        gpu_memory_bytes: _builtins.int = ...,
+        cpu_cores: _builtins.float = ...,
+        agent_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "gpus", b"gpus", "node", b"node", "rank", b"rank", "speed", b"speed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_port", b"agent_port", "cpu_cores", b"cpu_cores", "gpu_memory_bytes", b"gpu_memory_bytes", "gpus", b"gpus", "memory_bytes", b"memory_bytes", "node", b"node", "rank", b"rank", "speed", b"speed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1029,6 +1065,10 @@ class JobPlan(_message.Message):
     SITUATION_FIELD_NUMBER: _builtins.int
     EXPLORED_FIELD_NUMBER: _builtins.int
     HOLDOUT_FIELD_NUMBER: _builtins.int
+    DEFAULTS_FIELD_NUMBER: _builtins.int
+    COMPUTED_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    ALONE_SAMPLES_PER_S_FIELD_NUMBER: _builtins.int
     strategy: Global___Strategy.ValueType
     """The strategy: never AUTO."""
     reason: _builtins.str
@@ -1049,6 +1089,10 @@ class JobPlan(_message.Message):
     """Whether the chooser tried something else than the best that it knows."""
     holdout: _builtins.int
     """Samples held back for evaluation."""
+    alone_samples_per_s: _builtins.float
+    """Samples a second of one worker alone, by the cost model, whether or not its memory would do: what rewards are
+    measured against.
+    """
     @_builtins.property
     def model(self) -> Global___ModelProfile:
         """What the model is."""
@@ -1056,6 +1100,18 @@ class JobPlan(_message.Message):
     @_builtins.property
     def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___Option]:
         """Every strategy that was weighed, the best first."""
+
+    @_builtins.property
+    def defaults(self) -> Global___Needs:
+        """What a worker needs by the size class alone. Where `computed` has a figure, that one counts."""
+
+    @_builtins.property
+    def computed(self) -> Global___Needs:
+        """What a worker needs with this strategy, computed from the model or measured; a figure that is not known is 0."""
+
+    @_builtins.property
+    def basis(self) -> Global___CostBasis:
+        """What the cost model went by."""
 
     def __init__(
         self,
@@ -1072,14 +1128,94 @@ class JobPlan(_message.Message):
         situation: _builtins.str = ...,
         explored: _builtins.bool = ...,
         holdout: _builtins.int = ...,
+        defaults: Global___Needs | None = ...,
+        computed: Global___Needs | None = ...,
+        basis: Global___CostBasis | None = ...,
+        alone_samples_per_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "computed", b"computed", "defaults", b"defaults", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explored", b"explored", "gpu_memory_bytes", b"gpu_memory_bytes", "holdout", b"holdout", "memory_bytes", b"memory_bytes", "model", b"model", "options", b"options", "reason", b"reason", "samples", b"samples", "situation", b"situation", "steps", b"steps", "strategy", b"strategy", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone_samples_per_s", b"alone_samples_per_s", "basis", b"basis", "computed", b"computed", "defaults", b"defaults", "explored", b"explored", "gpu_memory_bytes", b"gpu_memory_bytes", "holdout", b"holdout", "memory_bytes", b"memory_bytes", "model", b"model", "options", b"options", "reason", b"reason", "samples", b"samples", "situation", b"situation", "steps", b"steps", "strategy", b"strategy", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobPlan: _TypeAlias = JobPlan  # noqa: Y015
+
+@_typing.final
+class Needs(_message.Message):
+    """What one worker needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_CORES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    cpu_cores: _builtins.float
+    """Cores."""
+    memory_bytes: _builtins.int
+    """Memory in bytes."""
+    gpu_memory_bytes: _builtins.int
+    """GPU memory in bytes, when it has a GPU."""
+    source: _builtins.str
+    """Where the figures are from, for people."""
+    def __init__(
+        self,
+        *,
+        cpu_cores: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        gpu_memory_bytes: _builtins.int = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_cores", b"cpu_cores", "gpu_memory_bytes", b"gpu_memory_bytes", "memory_bytes", b"memory_bytes", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Needs: _TypeAlias = Needs  # noqa: Y015
+
+@_typing.final
+class CostBasis(_message.Message):
+    """What the cost model went by: nodes, and how fast they and the network between them are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    FLOPS_PER_S_FIELD_NUMBER: _builtins.int
+    OVERHEAD_S_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_FIELD_NUMBER: _builtins.int
+    LATENCY_S_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    nodes: _builtins.int
+    """Nodes that could take workers."""
+    flops_per_s: _builtins.float
+    """Floating point operations a second of one worker at this model's training."""
+    overhead_s: _builtins.float
+    """Seconds of a step that do not depend on the batch: the optimizer, and what the loop costs."""
+    bandwidth: _builtins.float
+    """Bytes a second from one node to another."""
+    latency_s: _builtins.float
+    """Seconds of a round trip between two nodes."""
+    source: _builtins.str
+    """Which of these were measured and which assumed, for people."""
+    def __init__(
+        self,
+        *,
+        nodes: _builtins.int = ...,
+        flops_per_s: _builtins.float = ...,
+        overhead_s: _builtins.float = ...,
+        bandwidth: _builtins.float = ...,
+        latency_s: _builtins.float = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth", b"bandwidth", "flops_per_s", b"flops_per_s", "latency_s", b"latency_s", "nodes", b"nodes", "overhead_s", b"overhead_s", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CostBasis: _TypeAlias = CostBasis  # noqa: Y015
 
 @_typing.final
 class Option(_message.Message):
@@ -1091,6 +1227,14 @@ class Option(_message.Message):
     STEP_S_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    COMPUTE_S_FIELD_NUMBER: _builtins.int
+    NETWORK_S_FIELD_NUMBER: _builtins.int
+    IDLE_S_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    VISITS_FIELD_NUMBER: _builtins.int
+    PREDICTED_FIELD_NUMBER: _builtins.int
     strategy: Global___Strategy.ValueType
     """The strategy."""
     step_s: _builtins.float
@@ -1099,6 +1243,24 @@ class Option(_message.Message):
     """Why it cannot be used, or what its time goes into; for people."""
     memory_bytes: _builtins.int
     """Memory of each worker in bytes."""
+    workers: _builtins.int
+    """Workers that it would use."""
+    gpu_memory_bytes: _builtins.int
+    """GPU memory of each worker in bytes; 0 when it uses none."""
+    compute_s: _builtins.float
+    """Seconds of `step_s` that the slowest worker computes."""
+    network_s: _builtins.float
+    """Seconds of `step_s` in which it waits for the network."""
+    idle_s: _builtins.float
+    """Seconds of `step_s` in which a pipeline's stages wait for each other."""
+    value: _builtins.float
+    """What it is worth: the cost model's word, corrected by what finished jobs have taught. 1 is what one worker alone
+    would be.
+    """
+    visits: _builtins.int
+    """Finished jobs that the correction was learned from."""
+    predicted: _builtins.float
+    """What the cost model alone says that it is worth."""
     def __init__(
         self,
         *,
@@ -1106,10 +1268,18 @@ class Option(_message.Message):
         step_s: _builtins.float = ...,
         reason: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
+        workers: _builtins.int = ...,
+        gpu_memory_bytes: _builtins.int = ...,
+        compute_s: _builtins.float = ...,
+        network_s: _builtins.float = ...,
+        idle_s: _builtins.float = ...,
+        value: _builtins.float = ...,
+        visits: _builtins.int = ...,
+        predicted: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "reason", b"reason", "step_s", b"step_s", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_s", b"compute_s", "gpu_memory_bytes", b"gpu_memory_bytes", "idle_s", b"idle_s", "memory_bytes", b"memory_bytes", "network_s", b"network_s", "predicted", b"predicted", "reason", b"reason", "step_s", b"step_s", "strategy", b"strategy", "value", b"value", "visits", b"visits", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1292,6 +1462,7 @@ class TrainingTask(_message.Message):
     COPIES_FIELD_NUMBER: _builtins.int
     STRATEGIES_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    COPYING_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """The job."""
     attempt: _builtins.int
@@ -1308,6 +1479,8 @@ class TrainingTask(_message.Message):
     """Where the workers meet; set with go."""
     model: _builtins.str
     """Of FINISH: NAME:VERSION under which the result is packed."""
+    copying: _builtins.int
+    """Step of the checkpoint that is being copied: its part stays, and is reported, until another is named. 0 for none."""
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """What was asked for."""
@@ -1354,10 +1527,11 @@ class TrainingTask(_message.Message):
         copies: _abc.Iterable[Global___CheckpointFile] | None = ...,
         strategies: Global___StrategyTable | None = ...,
         model: _builtins.str = ...,
+        copying: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "plan", b"plan", "resume", b"resume", "spec", b"spec", "strategies", b"strategies"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "copies", b"copies", "go", b"go", "job", b"job", "kind", b"kind", "model", b"model", "plan", b"plan", "rank", b"rank", "rendezvous", b"rendezvous", "resume", b"resume", "spec", b"spec", "stop", b"stop", "strategies", b"strategies", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "copies", b"copies", "copying", b"copying", "go", b"go", "job", b"job", "kind", b"kind", "model", b"model", "plan", b"plan", "rank", b"rank", "rendezvous", b"rendezvous", "resume", b"resume", "spec", b"spec", "stop", b"stop", "strategies", b"strategies", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1628,9 +1802,12 @@ class WorkerEvent(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     SAMPLES_PER_S_FIELD_NUMBER: _builtins.int
     port: _builtins.int
     """Rank 0 only: its store listens, or its aggregator."""
+    waiting: _builtins.bool
+    """It has imported what it needs and waits for go.json."""
     samples_per_s: _builtins.float
     """Samples a second of this worker, with a point."""
     @_builtins.property
@@ -1667,13 +1844,14 @@ class WorkerEvent(_message.Message):
         error: Global___WorkerError | None = ...,
         done: Global___Done | None = ...,
         plan: Global___JobPlan | None = ...,
+        waiting: _builtins.bool = ...,
         samples_per_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "plan", b"plan", "point", b"point", "port", b"port"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "plan", b"plan", "point", b"point", "port", b"port", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "plan", b"plan", "point", b"point", "port", b"port", "samples_per_s", b"samples_per_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "plan", b"plan", "point", b"point", "port", b"port", "samples_per_s", b"samples_per_s", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["port", "point", "checkpoint", "error", "done", "plan"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["port", "point", "checkpoint", "error", "done", "plan", "waiting"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -1822,6 +2000,7 @@ class StrategyValue(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     VISITS_FIELD_NUMBER: _builtins.int
+    PREDICTED_FIELD_NUMBER: _builtins.int
     situation: _builtins.str
     """Classes of model size, data size, node count and network latency: "medium/small/2/fast"."""
     strategy: Global___Strategy.ValueType
@@ -1830,6 +2009,8 @@ class StrategyValue(_message.Message):
     """Its value."""
     visits: _builtins.int
     """How many jobs it was learned from."""
+    predicted: _builtins.float
+    """What the cost model had said of the same jobs, averaged in the same way; 0 when that is not known."""
     def __init__(
         self,
         *,
@@ -1837,10 +2018,11 @@ class StrategyValue(_message.Message):
         strategy: Global___Strategy.ValueType = ...,
         value: _builtins.float = ...,
         visits: _builtins.int = ...,
+        predicted: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["situation", b"situation", "strategy", b"strategy", "value", b"value", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["predicted", b"predicted", "situation", b"situation", "strategy", b"strategy", "value", b"value", "visits", b"visits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

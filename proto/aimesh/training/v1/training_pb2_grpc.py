@@ -149,7 +149,8 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteJob(self, request, context):
-        """Removes a job that has ended, with its checkpoints and logs. FAILED_PRECONDITION when it has not.
+        """Removes a job that has ended. Nodes that ran it remove its folders, with checkpoints and logs, within about a minute,
+        those that are away when they are back. FAILED_PRECONDITION when it has not ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,9 @@ class TrainingServiceStub:
     CancelJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelJobRequest, _training_pb2.CancelJobResponse]
     """Ends it for good; checkpoints that it has written stay until it is removed. FAILED_PRECONDITION when it has ended."""
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.DeleteJobRequest, _training_pb2.DeleteJobResponse]
-    """Removes a job that has ended, with its checkpoints and logs. FAILED_PRECONDITION when it has not."""
+    """Removes a job that has ended. Nodes that ran it remove its folders, with checkpoints and logs, within about a minute,
+    those that are away when they are back. FAILED_PRECONDITION when it has not ended.
+    """
     GetJobLogs: _grpc.UnaryStreamMultiCallable[_training_pb2.GetJobLogsRequest, _training_pb2.GetJobLogsResponse]
     """What workers printed, from the nodes on which they ran."""
     GetJobMetrics: _grpc.UnaryStreamMultiCallable[_training_pb2.GetJobMetricsRequest, _training_pb2.GetJobMetricsResponse]
@@ -89,7 +91,9 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelJobRequest, _training_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Ends it for good; checkpoints that it has written stay until it is removed. FAILED_PRECONDITION when it has ended."""
     DeleteJob: _aio.UnaryUnaryMultiCallable[_training_pb2.DeleteJobRequest, _training_pb2.DeleteJobResponse]  # type: ignore[assignment]
-    """Removes a job that has ended, with its checkpoints and logs. FAILED_PRECONDITION when it has not."""
+    """Removes a job that has ended. Nodes that ran it remove its folders, with checkpoints and logs, within about a minute,
+    those that are away when they are back. FAILED_PRECONDITION when it has not ended.
+    """
     GetJobLogs: _aio.UnaryStreamMultiCallable[_training_pb2.GetJobLogsRequest, _training_pb2.GetJobLogsResponse]  # type: ignore[assignment]
     """What workers printed, from the nodes on which they ran."""
     GetJobMetrics: _aio.UnaryStreamMultiCallable[_training_pb2.GetJobMetricsRequest, _training_pb2.GetJobMetricsResponse]  # type: ignore[assignment]
@@ -167,7 +171,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.DeleteJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.DeleteJobResponse, _abc.Awaitable[_training_pb2.DeleteJobResponse]]:
-        """Removes a job that has ended, with its checkpoints and logs. FAILED_PRECONDITION when it has not."""
+        """Removes a job that has ended. Nodes that ran it remove its folders, with checkpoints and logs, within about a minute,
+        those that are away when they are back. FAILED_PRECONDITION when it has not ended.
+        """
 
     @_abc_1.abstractmethod
     def GetJobLogs(

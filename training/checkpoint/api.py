@@ -1,0 +1,66 @@
+"""What the loop asks of checkpoints; training.checkpoint.writer and .loader do it.
+
+The state is a dict: "model" and "optimizer" from the engine, "scheduler" (a state_dict, empty without one) and
+"progress": {"step": optimizer steps made, "world_size": workers that wrote it} and "sanity" (numbers by name). Nothing
+that is drawn need be kept: what a step draws is a function of the job's seed, the step and the rank.
+
+A worker that has only some of the model's tensors (a stage of a pipeline) says those of the whole model in "shapes",
+sizes by name: its plain tensors are then its own, and a checkpoint is held against the whole model. It is not written.
+Without "shapes" plain tensors are the same on every worker, and each is written by one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from training.run.group import Group
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint of which this worker's part is whole on its disk."""
+
+    step: int
+    files: Mapping[str, int] = field(default_factory=dict)
+    """Bytes by path below checkpoints/<step>."""
+
+
+class Saver(Protocol):
+    """Writes this worker's part of each checkpoint below a folder, as <step>/."""
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Takes the state as it is now and writes it while training goes on; waits for the one before first.
+
+        All workers call it at the same step. Raises ExhaustedError when the disk is full, DataLossError when the one
+        before could not be written, InvalidInputError for a state that could not be read again.
+        """
+        ...
+
+    def finished(self) -> list[Saved]:
+        """What has become whole since the last call. Never waits; raises what `save` raises."""
+        ...
+
+    def wait(self) -> list[Saved]:
+        """Waits for what is under way, then the same."""
+        ...
+
+
+def open_saver(checkpoints: Path, group: Group) -> Saver:
+    """The saver of a worker."""
+    from training.checkpoint.writer import DcpSaver
+
+    return DcpSaver(checkpoints, group)
+
+
+def load(folder: Path, state: dict[str, Any]) -> None:
+    """Fills `state` from the files of a whole checkpoint, whatever world size and strategy wrote it.
+
+    Tensors in place, other values replaced. Raises InvalidInputError when it is of another model, naming the key, and
+    DataLossError when a file is damaged or missing, naming it.
+    """
+    from training.checkpoint.loader import load_into
+
+    load_into(folder, state)

@@ -1,0 +1,1 @@
+"""Federated training: rounds over data that never leaves its node."""

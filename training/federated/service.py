@@ -1,0 +1,169 @@
+"""What clients call: hands out the round, takes their updates, one refused at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+from aimesh.training.v1 import federated_pb2, federated_pb2_grpc
+from meshkit.auth import AuthInterceptor, check_speaks_for_node, identify
+from meshkit.errors import AimeshError, InvalidInputError, UnavailableError
+from meshkit.server import MeshServer
+from meshkit.tls import TlsSettings, server_credentials
+from training.federated.rounds import Closed, Desk
+from training.federated.updates import Incoming
+from training.federated.wire import PART_BYTES, parts_of, refused
+
+SERVICE = "aimesh.training.v1.FederatedService"
+PART_S = 60.0
+"""A client that sends nothing for so long in the middle of an update has broken off."""
+
+
+class Changes:
+    """Tells those who wait that something changed."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def tell(self) -> None:
+        """Wakes everyone who waits now."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, within_s: float | None = None) -> None:
+        """Until the next change, or so many seconds."""
+        event = self._event
+        try:
+            async with asyncio.timeout(within_s):
+                await event.wait()
+        except TimeoutError:
+            return
+
+
+class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
+    """The desk behind gRPC. `nodes` names the node that may speak for each client."""
+
+    def __init__(self, desk: Desk, nodes: Sequence[str]) -> None:
+        self.desk = desk
+        self.changes = Changes()
+        """Of the round under way: an update came, or broke off."""
+        self.openings = Changes()
+        """A client that was not wanted may be now. Apart, so that an update does not wake everyone who waits."""
+        self.over = False
+        self.told_over: set[int] = set()
+        """Clients that know that the job is done."""
+        self.seen: set[int] = set()
+        """Clients that have come."""
+        self._nodes = nodes
+        self._adding = asyncio.Lock()
+
+    async def TakeRound(  # noqa: N802
+        self, request: federated_pb2.TakeRoundRequest, context: Any
+    ) -> AsyncIterator[federated_pb2.TakeRoundResponse]:
+        """See the contract."""
+        self._check(request.job, request.client)
+        while not self.over:
+            said = self.desk.take(request.client, request.samples, time.monotonic())
+            self.seen.add(request.client)
+            if said is not None:
+                tensors = self.desk.tensors()  # of this round, also when the next one begins meanwhile
+                yield federated_pb2.TakeRoundResponse(round=said)
+                for part in parts_of(tensors):
+                    yield federated_pb2.TakeRoundResponse(part=part)
+                return
+            await self.openings.wait()
+        yield federated_pb2.TakeRoundResponse(over=True)
+        self.told_over.add(request.client)
+        self.changes.tell()
+
+    async def SendUpdate(  # noqa: N802
+        self, request_iterator: AsyncIterator[federated_pb2.SendUpdateRequest], context: Any
+    ) -> federated_pb2.SendUpdateResponse:
+        """See the contract."""
+        first = await _next(request_iterator)
+        if first is None or first.WhichOneof("body") != "header":
+            raise refused("an update begins with its header")
+        header = first.header
+        self._check(header.job, header.client)
+        incoming = self.desk.begin(header)
+        if incoming is None:
+            return federated_pb2.SendUpdateResponse(received=len(self.desk.taken))
+        try:
+            received = await self._take(incoming, request_iterator)
+        except InvalidInputError as error:
+            self.desk.refuse(header, error.message)
+            raise
+        finally:
+            self.changes.tell()
+        return federated_pb2.SendUpdateResponse(received=received)
+
+    async def close(self) -> Closed:
+        """Makes the next model; updates that come meanwhile are of a round that is over. Raises OSError."""
+        self.desk.closing = True
+        async with self._adding:
+            return await asyncio.to_thread(self.desk.close)
+
+    def ready(self) -> bool:
+        """Whether the round can be closed. Raises InvalidInputError as Desk.ready does."""
+        before = self.desk.drawn
+        ready = self.desk.ready(time.monotonic())
+        if self.desk.drawn != before:
+            self.openings.tell()
+        return ready
+
+    def advance(self, closed: Closed) -> None:
+        """Hands the next round out."""
+        self.desk.advance(closed, time.monotonic())
+        self.openings.tell()
+
+    def finish(self) -> None:
+        """Tells everyone that the job is done."""
+        self.over = True
+        self.openings.tell()
+
+    async def _take(self, incoming: Incoming, requests: AsyncIterator[federated_pb2.SendUpdateRequest]) -> int:
+        """Reads an update to its end and adds it."""
+        try:
+            while (request := await _next(requests)) is not None:
+                if request.WhichOneof("body") != "part":
+                    raise refused("an update has one header, and then parts")
+                incoming.take(request.part)
+            update = incoming.finish()
+            async with self._adding:
+                if sum(slot.bytes for slot in update.layout) <= PART_BYTES:  # sooner done than handed over
+                    return self.desk.add(update)
+                return await asyncio.to_thread(self.desk.add, update)
+        except (AimeshError, OSError, asyncio.CancelledError):
+            incoming.drop()
+            raise
+
+    def _check(self, job: str, client: int) -> None:
+        if job != self.desk.settings.job:
+            raise refused(f"job {job!r} is not the one of this aggregator, {self.desk.settings.job!r}")
+        if client >= len(self._nodes):
+            raise refused(f"client {client} is not one of the {len(self._nodes)} of this job")
+        check_speaks_for_node(self._nodes[client])
+
+
+def federated_server(address: str, rounds: FederatedRounds, tls: TlsSettings) -> MeshServer:
+    """The aggregator's server, not yet started. Raises PreconditionError when a certificate cannot be read."""
+    server = MeshServer(
+        address,
+        (SERVICE,),
+        credentials=server_credentials(tls),
+        interceptors=[AuthInterceptor(partial(identify, tls=tls.on, check_key=None))],
+    )
+    federated_pb2_grpc.add_FederatedServiceServicer_to_server(rounds, server.grpc)
+    return server
+
+
+async def _next(requests: AsyncIterator[federated_pb2.SendUpdateRequest]) -> federated_pb2.SendUpdateRequest | None:
+    """The next message, or None at the end. Raises UnavailableError when none comes."""
+    try:
+        async with asyncio.timeout(PART_S):
+            return await anext(requests, None)
+    except TimeoutError:
+        raise UnavailableError(f"the update broke off: nothing came for {PART_S:g} s", hint="send it again") from None
