@@ -26,6 +26,7 @@ from coordinator.evaluation.dataset import digests_of
 from coordinator.mirror import Mirror
 from coordinator.peers import Peers
 from coordinator.state import State
+from coordinator.training import blobs as training_blobs
 from meshkit.backoff import Backoff
 from meshkit.blobs import BlobStore
 from meshkit.chunks import list_bytes
@@ -50,6 +51,7 @@ _RETRY_S = 10.0
 def owned(state: State, own_id: str) -> set[str]:
     """Digests of the recorded blobs that this coordinator is to hold."""
     digests = blobs_of(state.versions.values()) | digests_of(state.rollouts.values())
+    digests |= training_blobs.kept(state.jobs.values())
     return {digest for digest in digests if own_id in owners(digest, state.coordinators)}
 
 
@@ -68,7 +70,9 @@ def sizes_of(versions: Iterable[registry_pb2.ModelVersion]) -> dict[str, int]:
 
 def size_of(state: State, digest: str) -> int:
     """Bytes that a recorded blob may have: who gives it is not believed."""
-    return sizes_of(state.versions.values()).get(digest, MOST_SET_BYTES)
+    found = sizes_of(state.versions.values()).get(digest)
+    found = training_blobs.most_bytes(state.jobs.values(), digest) if found is None else found
+    return MOST_SET_BYTES if found is None else found
 
 
 def holders(state: State, digest: str) -> list[str]:
@@ -157,12 +161,15 @@ class BlobExchange:
     async def relay(self, digest: str, offset: int, length: int = 0) -> AsyncGenerator[bytes, None]:
         """A blob's bytes from an offset, at most `length` when that is not 0, from the first of the others that has it.
 
+        A part of a job's checkpoint may come from an agent: coordinators hold none while the job runs.
+
         Raises NotFoundError when none does, DeadlineError or UnavailableError when one breaks off in the middle.
         """
-        for address in self._peers.addresses():
+        for address, is_node in self._sources(digest):
             begun = False
             try:
-                async with contextlib.aclosing(self._download(address, digest, offset, length)) as chunks:
+                download = self._download(address, digest, offset, length, is_node=is_node)
+                async with contextlib.aclosing(download) as chunks:
                     async for chunk in chunks:
                         begun = True
                         yield chunk
@@ -184,7 +191,7 @@ class BlobExchange:
             state = self._mirror.state
             if self._lost:
                 done, self._lost = None, False
-            sets = digests_of(state.rollouts.values())
+            sets = digests_of(state.rollouts.values()) | training_blobs.kept(state.jobs.values())
             if done and state.versions is done[0] and state.coordinators is done[1] and sets == done[2]:
                 continue
             missing = sorted(owned(state, self._own_id) - self._blobs.held())
@@ -193,6 +200,25 @@ class BlobExchange:
             wait = max(_PACE_S, backoff.next_delay()) if done is None else _PACE_S
             if done is not None:
                 backoff.reset()
+
+    async def bring(self, digest: str, size: int, address: str) -> bool:
+        """Whether a blob of so many bytes is here now; if need be it is fetched from the agent at an address."""
+        if digest in self._blobs.held():
+            return True
+        if digest in self.busy:
+            return False
+        self.busy.add(digest)
+        try:
+            return await self._fetch_from(address, digest, is_node=True, most=size)
+        finally:
+            self.busy.discard(digest)
+
+    def _sources(self, digest: str) -> list[tuple[str, bool]]:
+        """Where a blob that is not here may be had: addresses, and whether they are agents'."""
+        found = [(address, False) for address in self._peers.addresses()]
+        if training_blobs.reported_size(self._mirror.state, digest) is not None:
+            found += [(address, True) for address in holders(self._mirror.state, digest)[:_AGENTS_ASKED]]
+        return found
 
     async def _fetch(self, digest: str) -> bool:
         """Whether the blob is here now."""
@@ -209,10 +235,10 @@ class BlobExchange:
             self.busy.discard(digest)
         return False
 
-    async def _fetch_from(self, address: str, digest: str, *, is_node: bool) -> bool:
+    async def _fetch_from(self, address: str, digest: str, *, is_node: bool, most: int | None = None) -> bool:
         """Whether the blob is here now. What came is kept for the next one, unless it turned out to be wrong."""
         try:
-            most = size_of(self._mirror.state, digest)
+            most = size_of(self._mirror.state, digest) if most is None else most
             found = self._download(address, digest, self._blobs.received(digest), is_node=is_node)
             async with contextlib.aclosing(found) as pieces:
                 async for piece in pieces:

@@ -17,6 +17,7 @@ from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
+from aimesh.training.v1 import training_pb2
 from coordinator import keys
 from coordinator.etcd import KeyValue
 from coordinator.state import FailureKey, State, VersionKey
@@ -40,6 +41,11 @@ def advance(state: State, revision: int, changes: Iterable[KeyValue]) -> State:
         elif area == "trust":
             read_trust = _message(registry_pb2.Trust)
             touched["trust"] = _read(change, read_trust) if change.value is not None else registry_pb2.Trust()
+        elif area == "strategies":
+            read_table = _message(training_pb2.StrategyTable)
+            known = change.value is not None
+            touched["strategies"] = _read(change, read_table) if known else training_pb2.StrategyTable()
+            touched["strategies_revision"] = change.mod_revision if known else 0
         elif area in _AREAS:
             for attribute, read in _AREAS[area].items():
                 value = _read(change, read) if change.value is not None else None
@@ -113,6 +119,7 @@ _AREAS: dict[str, dict[str, Callable[[KeyValue], object]]] = {
     "keys": {"api_keys": _message(identity_pb2.ApiKey)},
     "tokens": {"join_tokens": _message(identity_pb2.JoinToken)},
     "revoked": {"revoked": _message(identity_pb2.Revocation)},
+    "jobs": {"jobs": _message(training_pb2.Job), "job_revisions": lambda change: change.mod_revision},
     "coordinators": {"coordinators": _message(cluster_pb2.Coordinator)},
 }
 assert {name for reads in _AREAS.values() for name in reads} <= {item.name for item in fields(State)}

@@ -15,7 +15,7 @@ _MOST_PAIRS = 128
 _MOST_PAIR = 512
 """Characters of a label's name and value together: every coordinator holds them of every node."""
 _MOST_TEXT = 2000
-"""Characters kept of a model's message: etcd takes 1.5 MiB a write, and a node is written twice at once."""
+"""Characters kept of a model's or a task's message: etcd takes 1.5 MiB a write, and a node is written twice at once."""
 
 
 def check_hello(hello: membership_pb2.Hello) -> None:
@@ -95,4 +95,7 @@ def durable(report: membership_pb2.ModelReport) -> membership_pb2.ModelReport:
         model.ClearField("bytes_done")
         if len(model.message) > _MOST_TEXT:
             model.message = model.message[:_MOST_TEXT]
+    for task in kept.tasks:
+        if len(task.message) > _MOST_TEXT:
+            task.message = task.message[:_MOST_TEXT]
     return kept

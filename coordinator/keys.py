@@ -12,6 +12,8 @@ ROOT = "/aimesh/v1/"
 LEADER = f"{ROOT}election/leader"
 TRUST = f"{ROOT}trust/cluster"
 """Whose signatures of versions count."""
+STRATEGIES = f"{ROOT}strategies/table"
+"""What finished training jobs have taught of strategies."""
 KEY_FILE = f"{ROOT}auth/key_file"
 """Fingerprint of the key with which the coordinators sign API keys."""
 AUDIT = "/aimesh/audit/v1/"
@@ -78,6 +80,11 @@ def weights(name: str) -> str:
 def assignment(node_id: str) -> str:
     """What a node is to run."""
     return f"{ROOT}assignments/{node_id}"
+
+
+def job(job_id: str) -> str:
+    """A training job, until it is removed."""
+    return f"{ROOT}jobs/{job_id}"
 
 
 def coordinator(coordinator_id: str) -> str:

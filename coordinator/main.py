@@ -17,6 +17,7 @@ from aimesh.membership.v1 import membership_pb2_grpc
 from aimesh.registry.v1 import registry_pb2_grpc
 from aimesh.rollout.v1 import rollout_pb2_grpc
 from aimesh.routing.v1 import routing_pb2_grpc
+from aimesh.training.v1 import training_pb2_grpc
 from coordinator.acknowledgements import Acknowledgements
 from coordinator.adaptive import AdaptiveController
 from coordinator.api.artifacts import ArtifactsService
@@ -26,6 +27,7 @@ from coordinator.api.nodes import NodeOrders
 from coordinator.api.registry import RegistryService
 from coordinator.api.rollout import RolloutService, check_spec_gates
 from coordinator.api.routing import RoutingService
+from coordinator.api.training import TrainingService
 from coordinator.blob_exchange import BlobExchange
 from coordinator.controller import PlacementController
 from coordinator.election import Election
@@ -47,6 +49,7 @@ from coordinator.mirror import Mirror
 from coordinator.peers import Peers
 from coordinator.probe import TritonProbe
 from coordinator.prober import Prober
+from coordinator.registry.recording import Recorder
 from coordinator.rollout.controller import RolloutController
 from coordinator.rollout.judging import Judging
 from coordinator.rollout.measured import Measured
@@ -54,6 +57,10 @@ from coordinator.rollout.meter import Meter
 from coordinator.sessions import Sessions
 from coordinator.settings import CoordinatorSettings
 from coordinator.tracker import Tracker
+from coordinator.training.admission import Admission
+from coordinator.training.agents import NodeTraining
+from coordinator.training.controller import TrainingController
+from coordinator.training.results import Results
 from coordinator.xds.compile import compile_snapshot
 from coordinator.xds.loads import SERVICE_NAME as LRS
 from coordinator.xds.loads import GatewayLoads, rolled_out
@@ -74,6 +81,7 @@ SERVICES = (
     "aimesh.registry.v1.RegistryService",
     "aimesh.routing.v1.RoutingService",
     "aimesh.rollout.v1.RolloutService",
+    "aimesh.training.v1.TrainingService",
     EXPERIMENTS,
     "aimesh.artifacts.v1.ArtifactsService",
     "aimesh.cluster.v1.ClusterService",
@@ -84,6 +92,7 @@ SERVICES = (
 DECIDING = (
     "placement",
     "rollouts",
+    "training",
     "meter",
     "evaluation",
     "experiments",
@@ -215,6 +224,7 @@ class Coordinator:
             "sessions": self.sessions.run(),
             "placement": self.controller.run(),
             "rollouts": self.rollouts.run(),
+            "training": self.training.run(),
             "meter": self.meter.run(),
             "evaluation": self.evaluator.run(),
             "experiments": self.experiments.runner.run(),
@@ -288,6 +298,20 @@ class Coordinator:
         )
         checks = (check_spec_gates, self.evaluator.check_spec, self.experiments.quarantines.check_spec)
         rollouts = RolloutService(self.etcd, self.mirror, self.identities.outbox, measured, checks)
+        recorder = Recorder(self.etcd, self.mirror, blobs, self.exchange, self.identities.outbox)
+        results = Results(recorder, self.exchange)
+        asked = NodeTraining(self.mirror, self.peers)
+        self.training = TrainingController(
+            self.etcd, self.mirror, self.election, self.loads, self.exchange, results, asked.measured
+        )
+        training = TrainingService(
+            self.etcd,
+            self.mirror,
+            self.identities.outbox,
+            self.loads,
+            asked,
+            Admission(blobs, self.exchange),
+        )
         cluster = ClusterService(
             self.mirror,
             self.sessions,
@@ -301,6 +325,7 @@ class Coordinator:
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, self.server.grpc)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, self.server.grpc)
         rollout_pb2_grpc.add_RolloutServiceServicer_to_server(rollouts, self.server.grpc)
+        training_pb2_grpc.add_TrainingServiceServicer_to_server(training, self.server.grpc)
         artifacts_pb2_grpc.add_ArtifactsServiceServicer_to_server(self.artifacts, self.server.grpc)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster, self.server.grpc)
         self.experiments.add_to(self.server.grpc)

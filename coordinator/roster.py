@@ -11,6 +11,7 @@ from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from coordinator.registry.compatibility import needed, software_limit
 from coordinator.state import State, VersionKey
+from coordinator.training.reserved import Taken, reservations
 
 GIB = 1024**3
 MOST_FAILED_NODES = 3
@@ -38,6 +39,8 @@ class Slot:
     """What it runs, and on which GPU (index in gpus_left), if on any."""
     measured: Mapping[VersionKey, registry_pb2.Measured] = field(default_factory=dict)
     """What versions took where they were loaded."""
+    reserved: Taken = field(default_factory=Taken)
+    """What training jobs that are reserved keep of it; no part of what is left."""
 
     @property
     def id(self) -> str:
@@ -196,21 +199,23 @@ def limit(
 def _slots(state: State) -> dict[str, Slot]:
     failed = _failures(state)
     hopeless = frozenset(key for key, where in failed.items() if len(where) >= MOST_FAILED_NODES)
-    found = {}
+    reserved, found = reservations(state.jobs), {}
     for node_id, node in state.known.items():
         dead = node_id not in state.nodes and node.state == membership_pb2.NODE_STATE_DEAD
         if dead and node_id not in state.answering:
             continue
+        kept = reserved.get(node_id, Taken())
         found[node_id] = Slot(
             node,
-            node.capacity.memory_bytes,
-            [gpu.memory_bytes for gpu in node.capacity.gpus],
+            node.capacity.memory_bytes - kept.memory,
+            [gpu.memory_bytes - kept.gpus.get(gpu.index, 0) for gpu in node.capacity.gpus],
             closed=_closed(state, node),
             leaving=dead or node_id in state.drains,
             failed={key: where[node_id] for key, where in failed.items() if node_id in where},
             hopeless=hopeless,
             holds=_held_targets(state, node),
             measured=state.measured,
+            reserved=kept,
         )
     return found
 

@@ -11,13 +11,15 @@ from coordinator import keys
 from coordinator.etcd import Put
 from coordinator.rollout.course import is_over
 from coordinator.state import State
+from coordinator.training.orders import Known, Tasks
 from meshkit.errors import AimeshError, ConflictError, DeadlineError, ExhaustedError, InvalidInputError
 
 HELLO_S = 10.0
 """How long a stream may say nothing before its first message."""
-Basis = tuple[int, tuple[bytes, ...], tuple[str, ...]]
+Basis = tuple[int, tuple[bytes, ...], tuple[str, ...], Tasks, Known]
 """What an Assignments message was made from: the assignment's revision, and the bytes of what may change beside it: the
-scheduling of each of its models by name, their signatures and whose signatures count; and which of them are traced."""
+scheduling of each of its models by name, their signatures and whose signatures count; which of them are traced;
+the node's tasks of training jobs; and the jobs that it may hold something of."""
 TRACED_EVERY = 1
 """Every request of a model with a rollout is traced: a sample would have to be the same share of both versions'
 requests at every moment, or the times at which one is busier would weigh more and look like a difference."""
@@ -57,11 +59,12 @@ class Session:
             self.outgoing.get_nowait()
         self.outgoing.put_nowait(None)
 
-    def told(self, state: State) -> bool:
-        """Whether the node's assignment is the one that was sent last."""
-        return self.sent is not None and self.sent[0] == state.assignment_revisions.get(self.node.id, 0)
+    def told(self, state: State, tasks: Tasks = (), jobs: Known = ()) -> bool:
+        """Whether the node's assignment, its tasks and its jobs are those that were sent last."""
+        sent, revision = self.sent, state.assignment_revisions.get(self.node.id, 0)
+        return sent is not None and (sent[0], *sent[-2:]) == (revision, tasks, jobs)
 
-    def assign(self, state: State) -> None:
+    def assign(self, state: State, tasks: Tasks = (), jobs: Known = ()) -> None:
         """Queues the node's assignments when they changed. A full queue ends the session: its agent reads no more."""
         node_id = self.node.id
         held = sorted(key for key in state.assignments.get(node_id, ()) if key in state.versions)
@@ -76,7 +79,7 @@ class Session:
         said = (each.SerializeToString(deterministic=True) for each in (*scheduling.values(), *vouched))
         beside = (*map(str.encode, scheduling), *said)
         traced = tuple(sorted(traced_names(state) & {name for name, _ in held}))
-        basis = revision, beside, traced
+        basis = revision, beside, traced, tasks, jobs
         if basis == self.sent:
             return
         self.sent = basis
@@ -86,6 +89,8 @@ class Session:
             scheduling=scheduling,
             trust=state.trust,
             traced=dict.fromkeys(traced, TRACED_EVERY),
+            tasks=tasks,
+            jobs=membership_pb2.KnownJobs(ids=jobs),
         )
         try:
             self.outgoing.put_nowait(membership_pb2.CoordinatorMessage(assignments=assignments))

@@ -26,6 +26,7 @@ from coordinator.mirror import Mirror
 from coordinator.probe import Ask, Probe, TritonProbe
 from coordinator.session import Session, first_hello, node_puts, refuse_second_agent, state_of, traced_names
 from coordinator.settings import CoordinatorSettings
+from coordinator.training.orders import KnownJobs, Orders
 from meshkit.auth import check_speaks_for_node
 from meshkit.errors import AimeshError, InvalidInputError, SupersededError, UnavailableError
 from meshkit.failpoints import failpoint
@@ -60,6 +61,8 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
         self._clock = clock
         self._ask = ask or TritonProbe(settings.tls)
         self._sessions: dict[str, Session] = {}
+        self._orders = Orders()
+        self._known_jobs = KnownJobs()
         self._closing = False
 
     def held(self) -> Mapping[str, Session]:
@@ -184,7 +187,9 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             ),
         )
         welcome.heartbeat_interval.FromMilliseconds(round(self._settings.heartbeat_interval_s * 1000))
-        session.assign(self._mirror.state)
+        state = self._mirror.state
+        node_id = session.node.id
+        session.assign(state, self._orders.of(state).get(node_id, ()), self._known_jobs.of(state).get(node_id, ()))
         return membership_pb2.CoordinatorMessage(welcome=welcome)
 
     async def _read(self, session: Session, messages: AsyncIterator[membership_pb2.AgentMessage]) -> None:
@@ -316,7 +321,8 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             traced = traced_names(state)  # of a rollout's many writes, only its begin and its end concern a node
             if before is not None and before[-1] == traced:
                 traced = before[-1]
-            concerns = (state.assignments, state.deployments, state.versions, state.trust, traced)
+            tasks, jobs = self._orders.of(state), self._known_jobs.of(state)
+            concerns = (state.assignments, tasks, jobs, state.deployments, state.versions, state.trust, traced)
             changed = (
                 [True] * len(concerns)
                 if before is None
@@ -324,6 +330,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             )
             before = concerns
             for session in list(self._sessions.values()) if any(changed) else ():
-                # When only assignments changed, and not this node's, its message cannot have.
-                if any(changed[1:]) or not session.told(state):
-                    session.assign(state)
+                # When only assignments, tasks and jobs changed, and not this node's, its message cannot have.
+                own = tasks.get(session.node.id, ()), jobs.get(session.node.id, ())
+                if any(changed[3:]) or not session.told(state, *own):
+                    session.assign(state, *own)

@@ -13,6 +13,7 @@ from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
+from aimesh.training.v1 import training_pb2
 from coordinator.brake import takes_requests, why_braked
 
 VersionKey = tuple[str, str]
@@ -57,6 +58,14 @@ class State:
     """Nodes that an operator drains, by id, with the revision at which that was said."""
     failures: Mapping[FailureKey, membership_pb2.LoadFailure] = field(default_factory=dict)
     """Versions whose load failed again and again on a node."""
+    jobs: Mapping[str, training_pb2.Job] = field(default_factory=dict)
+    """Training jobs that were not removed, by id."""
+    job_revisions: Mapping[str, int] = field(default_factory=dict)
+    """etcd revision of each job's last write, by id."""
+    strategies: training_pb2.StrategyTable = field(default_factory=training_pb2.StrategyTable)
+    """What finished jobs have taught of strategies."""
+    strategies_revision: int = 0
+    """etcd revision of the strategies' last write; 0 before the first."""
     coordinators: Mapping[str, cluster_pb2.Coordinator] = field(default_factory=dict)
     """Coordinators with a live lease, by id. `leader` is not set here: see `leader`."""
     api_keys: Mapping[str, identity_pb2.ApiKey] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from coordinator.blob_exchange import BlobExchange, blobs_of
 from coordinator.evaluation.dataset import digests_of
 from coordinator.mirror import Mirror
 from coordinator.state import State
+from coordinator.training import blobs as training_blobs
 from meshkit.blobs import CHUNK_BYTES, BlobStore, checked
 from meshkit.errors import DataLossError, DeadlineError, InvalidInputError, PreconditionError
 
@@ -104,7 +105,7 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
             gone, before = unused(before, state), state
             if gone:  # a version with the same content may be on its way to being recorded: look again
                 await asyncio.sleep(RECORDING_S)
-            for digest in gone - _referenced(mirror.state):
+            for digest in gone & self._blobs.held() - _referenced(mirror.state):
                 await self._remove(digest)
 
     async def _remove(self, digest: str, older_than_s: float = 0.0) -> None:
@@ -134,17 +135,17 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServiceServicer):
 
 
 def unused(before: State, now: State) -> set[str]:
-    """Digests that a version had in the state before and none has now."""
-    if before.versions is now.versions:
+    """Digests that a version or a training job had in the state before and none has now."""
+    if before.versions is now.versions and before.jobs is now.jobs:
         return set()
-    gone = [version for key, version in before.versions.items() if key not in now.versions]
-    if not gone:
-        return set()
-    return blobs_of(gone) - _referenced(now)
+    versions = [version for key, version in before.versions.items() if key not in now.versions]
+    gone = blobs_of(versions) | training_blobs.gone(before.jobs, now.jobs)
+    return gone - _referenced(now) if gone else set()
 
 
 def _referenced(state: State) -> set[str]:
-    return blobs_of(state.versions.values()) | digests_of(state.rollouts.values())
+    of_jobs = training_blobs.used(state.jobs.values())
+    return blobs_of(state.versions.values()) | digests_of(state.rollouts.values()) | of_jobs
 
 
 async def _paced(

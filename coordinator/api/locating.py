@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from aimesh.artifacts.v1 import artifacts_pb2
 from aimesh.membership.v1 import membership_pb2
 from coordinator.blob_exchange import BlobExchange, node_address, sizes_of
@@ -9,6 +11,7 @@ from coordinator.hello import check_node_id
 from coordinator.mirror import Mirror
 from coordinator.state import State
 from coordinator.tracker import Ask, Nodes, Tracker
+from coordinator.training import blobs as training_blobs
 from meshkit import chunks
 from meshkit.auth import check_speaks_for_node
 from meshkit.blobs import checked
@@ -16,6 +19,8 @@ from meshkit.errors import InvalidInputError, NotFoundError
 
 MOST_NAMED = 64
 """Chunks that may be wanted, and addresses that may be avoided, in one request."""
+MOST_OTHERS = 8
+"""Agents named in one answer about a blob that is no version's."""
 
 
 class Locating:
@@ -28,6 +33,7 @@ class Locating:
         self._tracker = tracker
         self._own_address = own_address
         self._index = _Index()
+        self._rng = random.Random()  # noqa: S311  # no secret
 
     def locate(self, request: artifacts_pb2.LocateChunksRequest) -> artifacts_pb2.LocateChunksResponse:
         """See artifacts.proto. Raises InvalidInputError, PermissionDeniedError, NotFoundError for an unknown blob."""
@@ -39,7 +45,7 @@ class Locating:
         index.follow(self._mirror.state)
         size = index.sizes.get(checked(request.digest))
         if size is None:
-            raise NotFoundError(f"blob {request.digest} is no version's", hint="its version may have been removed")
+            return self._held_by_nodes(request)
         complaint = not request.total and not request.wanted
         if complaint or self._own_address in request.avoid:
             self._exchange.suspect(request.digest)
@@ -53,6 +59,16 @@ class Locating:
             sources=[artifacts_pb2.ChunkSource(chunk=chunk, address=address) for chunk, address in found.sources],
             others=found.others,
         )
+
+    def _held_by_nodes(self, request: artifacts_pb2.LocateChunksRequest) -> artifacts_pb2.LocateChunksResponse:
+        """A blob that is no version's, as a checkpoint of a training job: each node that reports it has all of it."""
+        holders = self._index.holders.get(request.digest, {}).keys() - {request.node_id}
+        addresses = {self._index.addresses[node] for node in holders} - set(request.avoid)
+        if not addresses:
+            raise NotFoundError(f"blob {request.digest} is no version's", hint="its version may have been removed")
+        others = self._rng.sample(sorted(addresses), min(len(addresses), MOST_OTHERS))
+        sources = [artifacts_pb2.ChunkSource(chunk=chunk, address=self._rng.choice(others)) for chunk in request.wanted]
+        return artifacts_pb2.LocateChunksResponse(sources=sources[: request.most or None], others=others)
 
 
 class _Index:
@@ -71,8 +87,8 @@ class _Index:
     def follow(self, state: State) -> None:
         """Looks at what differs from the state before."""
         before, self._state = self._state, state
-        if state.versions is not before.versions:
-            self.sizes = sizes_of(state.versions.values())
+        if state.versions is not before.versions or state.jobs is not before.jobs:
+            self.sizes = {**training_blobs.sizes(state.jobs.values()), **sizes_of(state.versions.values())}
         if state.nodes is before.nodes:
             return
         for node_id in before.nodes.keys() | state.nodes.keys():

@@ -6,6 +6,7 @@ second is checked against the first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf import timestamp_pb2
@@ -15,7 +16,7 @@ from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
 from coordinator import keys
 from coordinator.blob_exchange import BlobExchange
-from coordinator.etcd import Delete, Etcd, KeyValue, Put, Unchanged
+from coordinator.etcd import Created, Delete, Etcd, KeyValue, Put, Unchanged
 from coordinator.identity.outbox import Outbox
 from coordinator.mirror import Mirror
 from coordinator.registry import catalog
@@ -43,8 +44,13 @@ class Recorder:
     exchange: BlobExchange
     outbox: Outbox
 
-    async def create(self, version: registry_pb2.ModelVersion) -> registry_pb2.ModelVersion:
-        """Records a checked version, or gives the same one that is recorded already; see registry.proto."""
+    async def create(
+        self, version: registry_pb2.ModelVersion, fence: Sequence[Created] = ()
+    ) -> registry_pb2.ModelVersion:
+        """Records a checked version, or gives the same one that is recorded already; see registry.proto.
+
+        `fence` is what else must hold: a leader's writes compare its key.
+        """
         version.digest = version_digest(version)
         key = keys.version(version.name, version.version)
         _, (held, model) = await self.etcd.get(key, keys.model(version.name))
@@ -59,7 +65,7 @@ class Recorder:
         check_record(version, value)
         changes = [Put(key, value), Put(model.key, keys.encode(parse_model(version.name, model)))]
         event = await self.outbox.event(key, None, value)
-        guards = [Unchanged(key, 0), Unchanged(model.key, model.mod_revision)]
+        guards: list[Created | Unchanged] = [*fence, Unchanged(key, 0), Unchanged(model.key, model.mod_revision)]
         revision = await self.etcd.txn(guards, [*changes, event])
         if revision is None:
             raise SupersededError(f"versions of {version.name} were pushed twice at once", hint="push again")
