@@ -15,7 +15,7 @@ from aimesh.artifacts.v1 import artifacts_pb2
 from aimesh.registry.v1 import registry_pb2
 from meshkit import chunks
 from meshkit.backoff import Backoff
-from meshkit.errors import AimeshError, DataLossError, ExhaustedError, NotFoundError
+from meshkit.errors import AimeshError, DataLossError, ExhaustedError, NotFoundError, UnavailableError
 from meshkit.failpoints import failpoint
 from meshkit.tls import TlsSettings
 from node_agent.bandwidth import Limit
@@ -85,6 +85,62 @@ class Fetcher:
                 seconds=round(time.monotonic() - began, 3),
             )
 
+    async def fetch_shared(
+        self, file: registry_pb2.ModelFile, keep: Collection[str], progress: Callable[[int], None]
+    ) -> None:
+        """The same for a file that perhaps only other agents hold, as one of a checkpoint, however small it is."""
+        async with self._locks[file.digest]:
+            if await uninterrupted(self._store.verify, file.digest):
+                progress(file.size)
+                return
+            async with Links(self._tls, self._limit) as links:
+                try:
+                    if chunks.count(file.size) > 1 and not file.chunks:
+                        await self._whole(links, file, keep, progress)
+                    else:
+                        digests = await self._shared_list(links, file, keep)
+                        await self._gather(links, file, digests, {*keep, file.chunks}, progress)
+                finally:
+                    self.traffic.add(links.traffic)
+
+    async def fetch_unsized(self, digest: str, most: int, keep: Collection[str]) -> None:
+        """A blob of which only the digest is known, of at most `most` bytes, from coordinators.
+
+        Raises NotFoundError when every coordinator says that it has no such blob, DataLossError when it is larger, else
+        what the last coordinator failed with.
+        """
+        async with self._locks[digest]:
+            if await uninterrupted(self._store.verify, digest):
+                return
+            failed: AimeshError = UnavailableError("this agent knows no coordinator")
+            async with Links(self._tls, self._limit) as links:
+                for address in self._coordinators():
+                    try:
+                        await self._to_its_end(links, address, digest, most, keep)
+                    except ExhaustedError:
+                        raise
+                    except AimeshError as error:
+                        failed = error
+                    else:
+                        return
+            raise failed
+
+    async def _to_its_end(self, links: Links, address: str, digest: str, most: int, keep: Collection[str]) -> None:
+        self._store.discard(digest)
+        received = 0
+        request = artifacts_pb2.DownloadBlobRequest(digest=digest)
+        async with aclosing(links.read(address, request)) as pieces:
+            async for piece in pieces:
+                received += len(piece)
+                if received > most:
+                    self._store.discard(digest)
+                    raise DataLossError(f"blob {digest} has more than the {most} bytes that it may have")
+                self._store.make_room(len(piece), {*keep, digest})
+                self._store.append(digest, piece)
+        if not received:
+            self._store.append(digest, b"")
+        await uninterrupted(self._store.commit, digest)
+
     def verify(self, digest: str) -> bool:
         """Whether the store holds a blob that is what its digest says; one that is not is dropped. Blocks."""
         return self._store.verify(digest)
@@ -92,7 +148,16 @@ class Fetcher:
     async def _in_chunks(
         self, links: Links, file: registry_pb2.ModelFile, keep: Collection[str], progress: Callable[[int], None]
     ) -> None:
-        digests = await self._chunk_list(links, file, keep)
+        await self._gather(links, file, await self._chunk_list(links, file, keep), keep, progress)
+
+    async def _gather(
+        self,
+        links: Links,
+        file: registry_pb2.ModelFile,
+        digests: Sequence[bytes],
+        keep: Collection[str],
+        progress: Callable[[int], None],
+    ) -> None:
         try:
             with self._store.reserved(file.digest, file.size, keep):
                 partial = await uninterrupted(self._store.coming, file.digest, file.size, digests)
@@ -119,6 +184,15 @@ class Fetcher:
             await self._whole(links, listed, keep, lambda _: None)
         content = await uninterrupted(self._store.path(file.chunks).read_bytes)
         return chunks.parse_list(content, file.size)
+
+    async def _shared_list(self, links: Links, file: registry_pb2.ModelFile, keep: Collection[str]) -> Sequence[bytes]:
+        """Of one chunk it is the blob's own digest."""
+        if not file.chunks:
+            return [bytes.fromhex(file.digest)] * chunks.count(file.size)
+        listed = registry_pb2.ModelFile(digest=file.chunks, size=chunks.list_bytes(file.size))
+        if not await uninterrupted(self._store.verify, file.chunks):
+            await self._gather(links, listed, [bytes.fromhex(file.chunks)], keep, lambda _: None)
+        return chunks.parse_list(await uninterrupted(self._store.path(file.chunks).read_bytes), file.size)
 
     async def _whole(
         self, links: Links, file: registry_pb2.ModelFile, keep: Collection[str], progress: Callable[[int], None]

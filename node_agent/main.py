@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version as package_version
@@ -27,13 +28,16 @@ from node_agent.modelconfig import python_environment
 from node_agent.quiet import until_quiet
 from node_agent.reconcile import Reconciler
 from node_agent.repository import Repository
-from node_agent.runtimes import installed_runtimes
+from node_agent.runtimes import TRAINING, installed_runtimes
 from node_agent.served import ServedRecord
 from node_agent.serving import node_server
 from node_agent.session import Session
 from node_agent.settings import AgentSettings
 from node_agent.steps import Steps
 from node_agent.store import ModelStore
+from node_agent.training.service import NodeTraining
+from node_agent.training.tasks import Tasks
+from node_agent.training.wiring import build_tasks, torch_version
 from node_agent.triton.external import ExternalTriton
 from node_agent.triton.launch import find_files
 from node_agent.triton.memory import MemorySampler, ModelMemory
@@ -95,6 +99,7 @@ class Agent:
     settings: AgentSettings
     triton: InferenceServer
     models: Reconciler
+    tasks: Tasks
     session: Session
     sampler: LoadSampler
     steps: Steps
@@ -109,6 +114,7 @@ class Agent:
         """What runs beside Triton until it is cancelled."""
         return [
             self.models.run(),
+            self.tasks.run(),
             self.session.run(),
             self.sample_load(),
             self.follow_certificate(),
@@ -122,6 +128,7 @@ class Agent:
 
     async def adopt(self) -> None:
         """Goes on with what the agent before left running, or begins with nothing: a crash may leave anything."""
+        await self.tasks.adopt()
         if await self.triton.adopt():
             try:
                 self.models.adopt(await self.steps.find_models())
@@ -131,10 +138,13 @@ class Agent:
             self.triton.starts_with = await asyncio.to_thread(self.steps.clear)
 
     async def leave(self) -> None:
-        """Out of the mesh first, then out of work."""
+        """Training first, so that its last checkpoint is told; then out of the mesh, then out of work."""
+        drain_s, began = self.settings.drain_s, time.monotonic()
+        await self.tasks.leave(drain_s)
+        left_s = max(drain_s - (time.monotonic() - began), drain_s / 2)
         await self.session.leave("shutdown")
         if self.triton.status.ready:
-            await until_quiet(self.triton.client, self.settings.drain_s)
+            await until_quiet(self.triton.client, left_s)
 
     async def sample_load(self) -> None:
         """Keeps `load` fresh, beside the session: a driver that hangs must not stop the heartbeats."""
@@ -142,6 +152,7 @@ class Agent:
             try:
                 load = await asyncio.to_thread(self.sampler.sample, self.triton.status.pid)
                 load.models.extend(await self._model_loads())
+                load.tasks.extend(self.tasks.progress())
                 self.load.CopyFrom(load)
             except OSError as error:  # a disk that fails is no reason to stop serving what is in memory
                 log.warning("load.unknown", reason=str(error))
@@ -233,6 +244,9 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
         limit=Limit(settings.fetch_bytes_per_second),
     )
     gpu_memory = {gpu.index: gpu.memory_bytes for gpu in capacity.gpus}
+    torch = torch_version(settings.training.python)
+    tasks = build_tasks(settings, store, fetcher, gpus, capacity, torch)
+    runtimes = installed_runtimes() | ({TRAINING: torch} if torch and settings.training.enabled else {})
     served, trust = ServedRecord(settings.data_dir), TrustRecord(settings.data_dir)
     steps = Steps(settings, triton, fetcher, repository, served, trust, Meter(gpus))
     models = Reconciler(triton, store, steps, gpu_memory)
@@ -245,19 +259,28 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
         pid=os.getpid(),
         capacity=capacity,
         labels=settings.labels,
-        runtimes=installed_runtimes(),
+        runtimes=runtimes,
     )
     tracer = Tracer(triton)
 
     def assign(assignments: membership_pb2.Assignments) -> None:
         tracer.want(assignments.traced)
+        files = [file for version in assignments.models for file in version.files]
+        store.pin("models", {digest for file in files for digest in (file.digest, file.chunks) if digest})
+        tasks.retention.tell(assignments)
+        tasks.assign(assignments.tasks)
         models.assign(assignments)
 
-    session = Session(settings.coordinators, hello, models.report, lambda: load, assign, settings.tls)
-    models.on_change = session.changed
+    def report() -> membership_pb2.ModelReport:
+        found = models.report()
+        found.tasks.extend(tasks.report())
+        return found
+
+    session = Session(settings.coordinators, hello, report, lambda: load, assign, settings.tls)
+    models.on_change = tasks.on_change = session.changed
     triton.on_change = models.wake
     triton.choose_models, triton.on_started_with = steps.startable, models.resume
     memory = MemorySampler(repository.root, gpus)
     sampler = LoadSampler(store, gpus, host.limits)
-    server = node_server(settings, store)
-    return Agent(settings, triton, models, session, sampler, steps, tracer, memory, server, load)
+    server = node_server(settings, store, NodeTraining(tasks.root, tasks))
+    return Agent(settings, triton, models, tasks, session, sampler, steps, tracer, memory, server, load)

@@ -14,6 +14,8 @@ LIBRARIES = {
     "embed": ("tokenizers",),
 }
 """By runtime, the packages of which any one is what it stands on."""
+TRAINING = "training"
+"""In the place of a runtime, on nodes that take workers of training jobs: the version of torch that these have."""
 
 
 def installed_runtimes(version_of: Callable[[str], str] = package_version) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from aimesh.training.v1 import node_pb2_grpc
 from meshkit.auth import AuthInterceptor, identify
 from meshkit.blobs import CHUNK_BYTES, pieces
 from meshkit.server import MeshServer
@@ -17,6 +18,8 @@ from meshkit.tls import server_credentials
 from node_agent.bandwidth import Limit
 from node_agent.settings import AgentSettings
 from node_agent.store import ModelStore
+from node_agent.training.service import SERVICE as TRAINING
+from node_agent.training.service import NodeTraining
 
 SERVICE = "aimesh.artifacts.v1.ArtifactsService"
 
@@ -58,19 +61,23 @@ class NodeArtifacts(artifacts_pb2_grpc.ArtifactsServiceServicer):
         return await _only_coordinators(context, "LocateChunks")  # type: ignore[no-any-return]
 
 
-def node_server(settings: AgentSettings, store: ModelStore) -> MeshServer:
-    """The server, not yet started. With TLS it asks for a certificate of the mesh and goes by its role.
+def node_server(settings: AgentSettings, store: ModelStore, training: NodeTraining | None = None) -> MeshServer:
+    """The server, not yet started; with `training` it tells of jobs too.
+
+    With TLS it asks for a certificate of the mesh and goes by its role.
 
     Raises PreconditionError when a certificate cannot be read.
     """
     server = MeshServer(
         f"{_bracketed(settings.listen or settings.address)}:{settings.port}",
-        (SERVICE,),
+        (SERVICE, TRAINING) if training is not None else (SERVICE,),
         credentials=server_credentials(settings.tls),
         interceptors=[AuthInterceptor(partial(identify, tls=settings.tls.on, check_key=None))],
     )
     service = NodeArtifacts(store, Limit(settings.serve_bytes_per_second))
     artifacts_pb2_grpc.add_ArtifactsServiceServicer_to_server(service, server.grpc)
+    if training is not None:
+        node_pb2_grpc.add_NodeTrainingServiceServicer_to_server(training, server.grpc)
     return server
 
 

@@ -108,6 +108,41 @@ class TritonSettings:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TrainingSettings:
+    """The [agent.training] table."""
+
+    enabled: bool = field(default=True, metadata={"doc": "take workers of training jobs"})
+    python: Path | None = field(
+        default=None,
+        metadata={"doc": "the Python that workers run with, with aimesh and torch in it; the agent's own when not set"},
+    )
+    interface: str = field(
+        default="",
+        metadata={"doc": "network interface of the traffic between workers; the one that has `address` when empty"},
+    )
+    memory_share: Annotated[float, Field(gt=0, le=1)] = field(
+        default=0.9, metadata={"doc": "a worker that takes more than this share of the node's memory is ended"}
+    )
+    nice: Annotated[int, Field(ge=0, le=19)] = field(
+        default=10, metadata={"doc": "how far workers stand back behind Triton for the cores: 0 (not at all) to 19"}
+    )
+    prepare_timeout_s: Seconds = field(
+        default=120.0, metadata={"doc": "seconds until the process at which a job's workers meet must listen"}
+    )
+    stop_grace_s: Seconds = field(
+        default=60.0, metadata={"doc": "seconds that a worker is given to write a checkpoint when it is to stop"}
+    )
+    log_bytes: Annotated[int, Field(ge=4096)] = field(
+        default=64 * 1024 * 1024,
+        metadata={"doc": "size in bytes at which a worker's log is rotated; one old file is kept"},
+    )
+    keep_days: Annotated[float, Field(ge=0)] = field(
+        default=7.0,
+        metadata={"doc": "days that logs and checkpoints of a job are kept after its last task on the node"},
+    )
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AgentSettings:
     """The [agent] table."""
 
@@ -164,6 +199,7 @@ class AgentSettings:
         default=False, metadata={"doc": "allow addresses other than loopback without TLS; for a trusted network only"}
     )
     triton: TritonSettings = field(default_factory=TritonSettings, metadata={"doc": "the inference server"})
+    training: TrainingSettings = field(default_factory=TrainingSettings, metadata={"doc": "workers of training jobs"})
     tls: TlsSettings = field(
         default_factory=TlsSettings,
         metadata={"doc": "TLS to coordinators, and Triton's own; plain text when not set"},

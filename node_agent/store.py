@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -24,6 +25,34 @@ class ModelStore(BlobStore):
         self._chunked = root / "chunked"
         self._chunked.mkdir(parents=True, exist_ok=True)
         self._coming: dict[str, Partial] = {}
+        self._pins: dict[str, frozenset[str]] = {}
+        self._spare: frozenset[str] = frozenset()
+
+    def pin(self, owner: str, digests: Collection[str]) -> None:
+        """These are never evicted, in place of what this owner pinned before."""
+        self._pins[owner] = frozenset(digests)
+
+    def pinned(self) -> frozenset[str]:
+        """What is never evicted, by any owner."""
+        return frozenset().union(*self._pins.values())
+
+    def spare(self, digests: Collection[str]) -> None:
+        """These are evicted last, in place of what was said so before."""
+        self._spare = frozenset(digests)
+
+    def link(self, source: Path, digest: str) -> Path:
+        """Makes a file that lies elsewhere a blob of this digest, which is the caller's word; the two share their bytes
+        where the disk allows it. Raises OSError."""
+        place = self._partial / checked(digest)
+        place.unlink(missing_ok=True)
+        link_or_copy(source, place)
+        return self._place(place, digest)
+
+    def put(self, content: bytes, digest: str) -> Path:
+        """Makes some bytes a blob of this digest, which is the caller's word. Raises OSError."""
+        place = self._partial / checked(digest)
+        place.write_bytes(content)
+        return self._place(place, digest)
 
     def used_bytes(self) -> int:
         """Bytes on disk, partial blobs included."""
@@ -132,13 +161,24 @@ class ModelStore(BlobStore):
 
     def _evictable(self, keep: Collection[str]) -> list[tuple[Path, int]]:
         """Files that may go, with their sizes, the first to go first."""
+        kept = self.pinned().union(keep)
         found = [
-            (root is self._blobs, status.st_atime, root / name, measure(status))
+            (name in self._spare, root is self._blobs, status.st_atime, root / name, measure(status))
             for root, measure in ((self._partial, _size), (self._chunked, _on_disk), (self._blobs, _size))
             for name, status in entries(root)
-            if name not in keep
+            if name not in kept
         ]
-        return [(path, size) for _, _, path, size in sorted(found)]
+        return [(path, size) for *_, path, size in sorted(found)]
+
+
+def link_or_copy(source: Path, place: Path) -> None:
+    """A second name for a file where the disk gives one, else a copy. Raises OSError."""
+    try:
+        place.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+        shutil.copyfile(source, place)
 
 
 def _on_disk(status: os.stat_result) -> int:

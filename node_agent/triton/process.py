@@ -51,6 +51,11 @@ class TritonProcess:
         """As subprocess has it, negative for a signal; None while it runs, and always when it was adopted."""
         return self._child.returncode if self._child is not None else None
 
+    @property
+    def exited(self) -> bool:
+        """Whether it has exited, as far as this object has seen."""
+        return self._exited.is_set()
+
     async def wait(self) -> None:
         """Until it has exited."""
         await self._exited.wait()
@@ -67,6 +72,11 @@ class TritonProcess:
         if not self._exited.is_set():
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to it alone; from any thread."""
+        with suppress(ProcessLookupError, OSError):
+            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
     async def kill_group(self) -> None:
         """SIGKILL to what is left of its group (stubs outlive a Triton that was killed); returns when it is dead."""

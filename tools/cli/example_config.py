@@ -52,6 +52,7 @@ _EXAMPLES: dict[str, Any] = {
     "agent.triton.external_address": "127.0.0.1:8001",
     "agent.triton.server": "/opt/tritonserver/bin/tritonserver",
     "agent.triton.backends_dir": "/opt/tritonserver/backends",
+    "agent.training.python": "/opt/aimesh-training/bin/python",
     "gateway.data_dir": "/var/lib/aimesh/gateway",
     "gateway.coordinators": ["10.0.0.1:8503", "10.0.0.2:8503", "10.0.0.3:8503"],
     "gateway.id": "gateway-1",

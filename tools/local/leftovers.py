@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from meshkit.process import end_group
+from node_agent.training.launcher import end_workers
 from node_agent.triton.leftover import end_leftovers as end_triton
 from tools.local.children import kind_of, stop_order
 from tools.local.record import MeshRecord
@@ -44,5 +45,5 @@ def end_leftovers(record: MeshRecord, tell: Callable[[str, str], None] = lambda 
 
 
 def end_tritons_of(agent_dir: Path) -> bool:
-    """Ends the Tritons of an agent that is gone. Returns whether there were any. Blocks."""
-    return agent_dir.is_dir() and bool(end_triton(agent_dir))
+    """Ends the Tritons and the training workers of an agent that is gone. Returns whether there were any. Blocks."""
+    return agent_dir.is_dir() and bool(end_workers(agent_dir) + end_triton(agent_dir))

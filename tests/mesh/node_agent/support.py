@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from aimesh.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from aimesh.membership.v1 import membership_pb2, membership_pb2_grpc
 from aimesh.registry.v1 import registry_pb2
 from aimesh.routing.v1 import routing_pb2
+from aimesh.training.v1 import training_pb2
 from meshkit.errors import AimeshError, NotFoundError, PreconditionError
 from meshkit.server import MeshServer
 from meshkit.tls import TlsSettings, server_credentials
@@ -144,6 +145,8 @@ class Coordinator(membership_pb2_grpc.MembershipServiceServicer, artifacts_pb2_g
         self.heartbeats: list[membership_pb2.Heartbeat] = []
         self.leaving: list[str] = []
         self.downloads: list[tuple[str, int]] = []
+        self.holders: dict[str, str] = {}
+        """Addresses of agents by the digest of what they hold."""
         self.refusal: AimeshError | None = None
         self.cut_after: int | None = None
         """Break each download after so many bytes."""
@@ -172,12 +175,13 @@ class Coordinator(membership_pb2_grpc.MembershipServiceServicer, artifacts_pb2_g
         scheduling: Mapping[str, routing_pb2.Scheduling] | None = None,
         traced: Mapping[str, int] | None = None,
         trust: registry_pb2.Trust | None = None,
+        tasks: Sequence[training_pb2.TrainingTask] = (),
     ) -> int:
-        """Assigns exactly these versions; gives the revision."""
+        """Assigns exactly these versions and tasks; gives the revision."""
         async with self._changed:
             revision = self.assignments.revision + 1
             self.assignments = membership_pb2.Assignments(
-                revision=revision, models=versions, scheduling=scheduling, traced=traced, trust=trust
+                revision=revision, models=versions, scheduling=scheduling, traced=traced, trust=trust, tasks=tasks
             )
             self._changed.notify_all()
         return revision
@@ -243,7 +247,8 @@ class Coordinator(membership_pb2_grpc.MembershipServiceServicer, artifacts_pb2_g
     async def LocateChunks(  # noqa: N802
         self, request: artifacts_pb2.LocateChunksRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> artifacts_pb2.LocateChunksResponse:
-        sources = [artifacts_pb2.ChunkSource(chunk=chunk) for chunk in request.wanted]
+        address = self.holders.get(request.digest, "")
+        sources = [artifacts_pb2.ChunkSource(chunk=chunk, address=address) for chunk in request.wanted]
         return artifacts_pb2.LocateChunksResponse(sources=sources[: request.most or None])
 
     async def DownloadBlob(  # noqa: N802

@@ -1,0 +1,180 @@
+"""Starts the processes of tasks, and finds those that an earlier agent started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import structlog
+from google.protobuf import json_format
+
+from aimesh.training.v1 import training_pb2
+from meshkit.failpoints import failpoint
+from meshkit.files import write_atomically
+from meshkit.process import ProcessId, end_group
+from node_agent.training import limits
+from node_agent.training.environment import Site, argv, environment
+from node_agent.training.folder import TRAINING, Folder
+from node_agent.training.spare import Spare
+from node_agent.triton.logfile import LogFile
+from node_agent.triton.process import TritonProcess as Process
+
+log = structlog.get_logger()
+
+WORKER = "training.worker"
+SPARE = "training.spare"
+
+
+@dataclass(frozen=True)
+class Role:
+    """One of the processes of a task."""
+
+    name: str
+    module: str
+    """Run as `python -m`."""
+    host: bool = False
+    """Whether it is the one at which the workers meet."""
+
+
+@dataclass
+class Seat:
+    """A role, and the process that has it."""
+
+    role: Role
+    folder: Folder
+    log: LogFile
+    process: Process | None = None
+    group: Path | None = None
+    ended: bool = False
+    """Whether this agent ended it."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is no process, or it has exited."""
+        return self.process is None or self.process.exited
+
+    async def end(self, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL to its whole group after so many seconds; returns when it is dead."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        self.ended = True
+        process.terminate()
+        try:
+            await process.exits_within(grace_s)
+        finally:
+            await process.kill_group()
+            if self.group is not None:
+                limits.leave(self.group)
+
+    def release(self) -> None:
+        """Leaves the process as it is, for the next agent."""
+        if self.process is not None:
+            self.process.release()
+            self.process = None
+
+
+@dataclass
+class Launcher:
+    """Starts processes as the settings say."""
+
+    python: str
+    site: Site
+    nice: int
+    log_bytes: int
+    groups: limits.Groups
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    spare: Spare = field(default_factory=Spare)
+
+    def keep_spare(self, task: training_pb2.TrainingTask, folder: Folder) -> None:
+        """Sees to it that there is a process that an attempt after this task's can begin with.
+
+        Raises InvalidInputError when the task does not fit the node.
+        """
+        self.spare.keep(argv(self.python, SPARE, folder.path), environment(task, self.site, self.environ), self.nice)
+
+    def seat(self, role: Role, folder: Folder) -> Seat:
+        """A place for a process."""
+        return Seat(role, folder, LogFile(folder.log, self.log_bytes))
+
+    async def start(self, seat: Seat, task: training_pb2.TrainingTask, memory_bytes: int) -> None:
+        """Writes the task into the folder and starts the seat's process.
+
+        Raises OSError when it cannot be started, InvalidInputError when the task does not fit the node.
+        """
+        command = argv(self.python, seat.role.module, seat.folder.path)
+        environ = environment(task, self.site, self.environ, host=seat.role.host)
+        await asyncio.to_thread(write_task, seat.folder, task)
+        name = f"{task.job}-{task.attempt}-{task.rank}-{seat.role.name}"
+        seat.group = await asyncio.to_thread(self.groups.make, name, memory_bytes)
+        child = self.spare.take(seat.folder.path, environ) if seat.role.module == WORKER else None
+        spare = child is not None
+        if child is None:
+            child = _popen(command, seat, environ)
+        failpoint("worker.started")
+        seat.process, seat.ended = Process(ProcessId.of(child.pid), child), False
+        if seat.group is not None and not limits.enter(seat.group, child.pid):
+            seat.group = None
+        limits.stand_back(child.pid, self.nice)
+        log.info(
+            "task.started",
+            job=task.job,
+            attempt=task.attempt,
+            rank=task.rank,
+            role=seat.role.name,
+            pid=child.pid,
+            spare=spare,
+        )
+
+
+def _popen(command: list[str], seat: Seat, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    output = seat.log.open()
+    try:
+        return subprocess.Popen(
+            command,
+            cwd=seat.folder.path,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    finally:
+        os.close(output)
+
+
+def write_task(folder: Folder, task: training_pb2.TrainingTask) -> None:
+    """Writes task.json. Raises OSError. Blocks on the disk."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.task, json_format.MessageToJson(task).encode())
+
+
+def write_go(folder: Folder, task: training_pb2.TrainingTask) -> None:
+    """Writes go.json, for which a process waits that was started before. Raises OSError. Blocks on the disk."""
+    write_atomically(folder.go, json_format.MessageToJson(task).encode())
+
+
+def end_workers(data_dir: Path, known: Collection[ProcessId] = ()) -> list[int]:
+    """Ends the processes of this directory's tasks that are not among `known`; gives their pids. Blocks.
+
+    One may have been started just before its agent was killed, and nobody has written down which.
+    """
+    root = str((data_dir / TRAINING).resolve())
+    ended = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if not (len(command) > 4 and command[2] == "-m" and command[-1].startswith(f"{root}/")):
+            continue
+        try:
+            found = ProcessId.of(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+        if not any(each.pid == found.pid and each.started_as(found) for each in known):
+            end_group(found, grace_s=2.0)
+            ended.append(found.pid)
+    return ended
