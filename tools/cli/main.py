@@ -30,6 +30,7 @@ from tools.cli import (
     routes,
     simulate,
     tokens,
+    train,
     trust,
     whoami,
 )
@@ -80,6 +81,7 @@ app.command(rich_help_panel="Models")(deployments.undeploy)
 app.add_typer(routes.app, rich_help_panel="Models")
 app.add_typer(rollout.app, rich_help_panel="Models")
 app.add_typer(experiments.app, rich_help_panel="Models")
+app.add_typer(train.app, rich_help_panel="Models")
 app.command(rich_help_panel="Ask a model")(inference.infer)
 app.command(rich_help_panel="Ask a model")(inference.chat)
 app.command(rich_help_panel="Ask a model")(inference.embed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -52,6 +52,16 @@ async def send_file(mesh: Mesh, digest: str, path: Path) -> None:
     """Uploads what is missing of one file, of which nothing is recorded: without a use it stays for an hour."""
     async with connect(mesh, "coordinator") as channel:
         await _send_blob(artifacts_pb2_grpc.ArtifactsServiceStub(channel), digest, path.open("rb"), lambda _: None)
+
+
+async def send_blobs(mesh: Mesh, paths: Mapping[str, Path], contents: Mapping[str, bytes], advance: Advance) -> None:
+    """Uploads what is missing of some files and contents, by digest, of which nothing is recorded yet."""
+    async with connect(mesh, "coordinator") as channel:
+        artifacts = artifacts_pb2_grpc.ArtifactsServiceStub(channel)
+        for digest, path in paths.items():
+            await _send_blob(artifacts, digest, path.open("rb"), advance)
+        for digest, content in contents.items():
+            await _send_blob(artifacts, digest, io.BytesIO(content), advance)
 
 
 async def _send_blob(

@@ -1,0 +1,1 @@
+"""Search for hyperparameters: each trial is a job of the mesh."""
