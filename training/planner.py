@@ -32,9 +32,9 @@ def plan_folder(
     InvalidInputError (BAD_TRAINER, BAD_DATA, BAD_HYPERPARAMETER, STRATEGY_REFUSED).
     """
     from training.analyse.job import analyse_job
+    from training.building import build
     from training.contract import Folder
     from training.entry import calling
-    from training.trainer import build
 
     seen("building the trainer")
     with calling("building the trainer", Folder(folder).code):

@@ -16,6 +16,7 @@ from coordinator import keys
 from coordinator.etcd import Etcd, Put, Unchanged
 from coordinator.identity.outbox import Outbox
 from coordinator.mirror import Mirror
+from coordinator.order import Order
 from coordinator.paging import page
 from coordinator.placing import placed
 from coordinator.rollout import steering
@@ -216,8 +217,8 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             raise SupersededError(f"the rollout of {rollout.spec.name} moved on at this moment", hint="try again")
         await self.mirror.reached(revision)
 
-    def _order(self, reason: str) -> steering.Order:
-        return steering.Order(current_principal().actor, reason, self.now_ns())
+    def _order(self, reason: str) -> Order:
+        return Order(current_principal().actor, reason, self.now_ns())
 
     def _found(self, name: str) -> rollout_pb2.Rollout:
         rollout = self.mirror.state.rollouts.get(name)

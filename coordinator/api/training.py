@@ -18,6 +18,7 @@ from coordinator.etcd import Delete, Etcd, Put, Unchanged
 from coordinator.identity.outbox import Outbox
 from coordinator.loads import Loads
 from coordinator.mirror import Mirror
+from coordinator.order import Order
 from coordinator.paging import page
 from coordinator.training import steering
 from coordinator.training.admission import Admission
@@ -202,8 +203,8 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
                     state = await self.mirror.newer_than(state)
         await asyncio.sleep(PACE_S / 4)
 
-    def _order(self, reason: str) -> steering.Order:
-        return steering.Order(current_principal().actor, reason, self.now_ns())
+    def _order(self, reason: str) -> Order:
+        return Order(current_principal().actor, reason, self.now_ns())
 
     def _found(self, name: str) -> training_pb2.Job:
         job = self.mirror.state.jobs.get(name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from aimesh.experiment.v1 import experiment_pb2
 from aimesh.rollout.v1 import rollout_pb2
+from coordinator.order import Order
 from meshkit.errors import InvalidInputError, PreconditionError
 
 CREATED = experiment_pb2.EXPERIMENT_STATE_CREATED
@@ -40,16 +40,6 @@ _AFTER: dict[State, tuple[State, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Order:
-    """Who wants something, why, and when."""
-
-    by: str
-    reason: str
-    at_ns: int
-    """Nanoseconds since the epoch."""
-
-
 def moved(experiment: experiment_pb2.Experiment, state: State, order: Order) -> experiment_pb2.Experiment:
     """The experiment in another state. Raises PreconditionError when none leads there from where it is."""
     if state not in _AFTER[experiment.state]:
@@ -58,7 +48,7 @@ def moved(experiment: experiment_pb2.Experiment, state: State, order: Order) -> 
     made.CopyFrom(experiment)
     made.state, made.reason = state, order.reason
     event = made.events.add(state=state, reason=order.reason, by=order.by)
-    event.at.FromNanoseconds(order.at_ns)
+    event.at.FromNanoseconds(order.now_ns)
     del made.events[1 : max(1, len(made.events) - MOST_EVENTS + 1)]
     return made
 
@@ -113,7 +103,7 @@ def cancelled_by(experiment: experiment_pb2.Experiment, order: Order) -> experim
     """A person ends it. Raises PreconditionError when it is over."""
     if CANCELLED not in _AFTER[experiment.state]:
         raise _not_possible(experiment, "cancelled")
-    return moved(experiment, CANCELLED, Order(order.by, order.reason or "cancelled", order.at_ns))
+    return moved(experiment, CANCELLED, Order(order.by, order.reason or "cancelled", order.now_ns))
 
 
 def last_order(experiment: experiment_pb2.Experiment, state: State) -> Order:

@@ -10,9 +10,10 @@ from aimesh.rollout.v1 import rollout_pb2
 from coordinator import keys
 from coordinator.etcd import Created, Etcd, KeyValue, Put, Unchanged
 from coordinator.experiments.configuration import check_not_quarantined
-from coordinator.experiments.lifecycle import QUARANTINING, Order, last_order
+from coordinator.experiments.lifecycle import QUARANTINING, last_order
 from coordinator.identity.outbox import Outbox
 from coordinator.mirror import Mirror
+from coordinator.order import Order
 from meshkit.errors import InvalidInputError, NotFoundError, PreconditionError, SupersededError
 
 SHORTEST = 8
@@ -54,7 +55,7 @@ class Quarantines:
             evidence=experiment.comparisons[:MOST_EVIDENCE],
             by=order.by,
         )
-        record.at.FromNanoseconds(order.at_ns)
+        record.at.FromNanoseconds(order.now_ns)
         await self._write(held, record, guards)
 
     async def release(self, digits: str, order: Order) -> experiment_pb2.Quarantine:
@@ -73,7 +74,7 @@ class Quarantines:
                 reason="NOT_QUARANTINED",
             )
         record.review.by, record.review.reason = order.by, order.reason
-        record.review.at.FromNanoseconds(order.at_ns)
+        record.review.at.FromNanoseconds(order.now_ns)
         await self._write(held, record, ())
         return record
 

@@ -25,11 +25,12 @@ from coordinator.evaluation.dataset import parse
 from coordinator.experiments import gating, lifecycle
 from coordinator.experiments.asking import TimedAsker, check_served
 from coordinator.experiments.evaluate import Evaluation, Wanted
-from coordinator.experiments.lifecycle import LEADER, Order
+from coordinator.experiments.lifecycle import LEADER
 from coordinator.experiments.quarantine import Quarantines
 from coordinator.experiments.store import Held, Result
 from coordinator.experiments.threads import Threaded
 from coordinator.identity.outbox import Outbox
+from coordinator.order import Order
 from coordinator.registry.aliases import Aliases
 from meshkit.auth import act_as
 from meshkit.backoff import Backoff

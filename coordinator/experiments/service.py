@@ -23,9 +23,9 @@ from coordinator.experiments.asking import check_served
 from coordinator.experiments.check import check_questions, checked_spec, repeats, with_metrics
 from coordinator.experiments.configuration import check_not_quarantined, check_parameters, content_of, hash_of
 from coordinator.experiments.evaluate import Wanted
-from coordinator.experiments.lifecycle import Order
 from coordinator.experiments.runner import Experimenter
 from coordinator.experiments.store import Result
+from coordinator.order import Order
 from coordinator.paging import DEFAULT_SIZE, MOST, page
 from coordinator.registry.finding import check_is_model, find_version
 from coordinator.rollout.gates import check_gates

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
+from coordinator.order import Order
 from coordinator.rollout.course import COMPARING, is_over
 from coordinator.rollout.record import HELD, ROLLING_BACK, RUNNING, SUCCEEDED, at_step, back, decided
 from meshkit.errors import InvalidInputError, PreconditionError
 
 PAUSED = rollout_pb2.ROLLOUT_STATE_PAUSED
-
-
-@dataclass(frozen=True)
-class Order:
-    """Who wants something, why and when."""
-
-    by: str
-    reason: str
-    now_ns: int
-    """Nanoseconds since the epoch."""
-
-    def said(self, verb: str) -> str:
-        """paused by alice: lunch."""
-        return f"{verb} by {self.by}{f': {self.reason}' if self.reason else ''}"
 
 
 def paused(rollout: rollout_pb2.Rollout, order: Order) -> rollout_pb2.Rollout:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from aimesh.training.v1 import training_pb2
+from coordinator.order import Order
 from coordinator.training.attempts import released
 from coordinator.training.record import (
     CANCEL,
@@ -20,20 +19,6 @@ from coordinator.training.record import (
     word,
 )
 from meshkit.errors import PreconditionError
-
-
-@dataclass(frozen=True)
-class Order:
-    """Who wants something, why and when."""
-
-    by: str
-    reason: str
-    now_ns: int
-    """Nanoseconds since the epoch."""
-
-    def said(self, verb: str) -> str:
-        """paused by alice: lunch."""
-        return f"{verb} by {self.by}{f': {self.reason}' if self.reason else ''}"
 
 
 def paused(job: training_pb2.Job, order: Order) -> training_pb2.Job:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from aimesh.training.v1 import training_pb2
     from tools.cli.target import Mesh
     from tools.cli.train_client import Verb
-    from tools.training.pack import Packed
 
 app = typer.Typer(name="train", help="Train models on the mesh's machines.", no_args_is_help=True)
 
@@ -46,6 +45,7 @@ def submit(
     from tools.cli.output import console, print_json
     from tools.cli.target import find_mesh
     from tools.cli.train_client import submit as send
+    from tools.cli.train_upload import upload
     from tools.training.jobfile import read_job
     from tools.training.pack import pack
 
@@ -168,22 +168,6 @@ app.command()(results)
 app.command()(plan)
 app.add_typer(strategy)
 app.add_typer(tune)
-
-
-def upload(mesh: Mesh, packed: Packed) -> None:
-    """Sends what the mesh lacks, with a bar on standard error when there is something to send."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    from tools.cli.client import run
-    from tools.cli.output import progress_console
-    from tools.cli.upload import send_blobs
-
-    if not packed.bytes:
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    with Progress(*columns, console=progress_console()) as progress:
-        task = progress.add_task(packed.spec.name, total=packed.bytes)
-        run(send_blobs(mesh, packed.paths, packed.contents, lambda count: progress.advance(task, count)))
 
 
 def _watch_new(mesh: Mesh, made: training_pb2.Job, *, as_json: bool) -> None:

@@ -136,7 +136,7 @@ def list_(storage: Storage = None, as_json: Json = False, state_dir: StateDir = 
 def _search(mesh: Mesh, ledger: Ledger, asked: StudyFile) -> training_pb2.Job | None:
     """Runs the study to its end; the job that published its best, when that was asked for."""
     from tools.cli.client import run
-    from tools.cli.train import upload
+    from tools.cli.train_upload import upload
     from tools.training.pack import pack
     from tools.tuning.samplers import most_trials
     from tools.tuning.search import Search, publish

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
-
-from training.run.group import Group
 
 
 @dataclass(frozen=True)
@@ -46,21 +43,3 @@ class Saver(Protocol):
     def wait(self) -> list[Saved]:
         """Waits for what is under way, then the same."""
         ...
-
-
-def open_saver(checkpoints: Path, group: Group) -> Saver:
-    """The saver of a worker."""
-    from training.checkpoint.writer import DcpSaver
-
-    return DcpSaver(checkpoints, group)
-
-
-def load(folder: Path, state: dict[str, Any]) -> None:
-    """Fills `state` from the files of a whole checkpoint, whatever world size and strategy wrote it.
-
-    Tensors in place, other values replaced. Raises InvalidInputError when it is of another model, naming the key, and
-    DataLossError when a file is damaged or missing, naming it.
-    """
-    from training.checkpoint.loader import load_into
-
-    load_into(folder, state)

@@ -21,7 +21,7 @@ from training.checkpoint.sums import verify
 
 
 def load_into(folder: Path, state: dict[str, Any]) -> None:
-    """See training.checkpoint.api.load. Each worker reads what it needs; none waits for another."""
+    """See training.checkpoint.access.load. Each worker reads what it needs; none waits for another."""
     verify(folder)
     wanted = {name: value for name, value in state.items() if name != "shapes"}
     try:

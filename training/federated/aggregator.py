@@ -20,6 +20,7 @@ from torch import nn
 
 from meshkit.errors import InvalidInputError
 from meshkit.tls import TlsSettings
+from training.building import build
 from training.data.order import Order, total_steps
 from training.federated import local, state
 from training.federated.population import clients_there, has_own_data, learn_and_kept
@@ -30,7 +31,7 @@ from training.process import Process, run
 from training.run.course import Course
 from training.run.finish import evaluate, results
 from training.run.group import Group
-from training.trainer import Entry, build
+from training.trainer import Entry
 
 _CPU = Group(0, 1, torch.device("cpu"))
 """Where the aggregator computes: a node's GPU is its client's."""

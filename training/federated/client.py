@@ -22,6 +22,7 @@ from meshkit.channel import aio_channel
 from meshkit.errors import AimeshError, InvalidInputError, UnavailableError
 from meshkit.grpc_errors import from_call
 from meshkit.tls import TlsSettings, channel_credentials
+from training.building import build
 from training.data.order import Indices
 from training.federated import local
 from training.federated.aggregator import tls_of_environment
@@ -31,7 +32,7 @@ from training.federated.wire import CONTROL, Array, Gathered, Reader, Tensors, l
 from training.process import Process
 from training.run.finish import evaluate
 from training.run.group import Group, device_of
-from training.trainer import Entry, build
+from training.trainer import Entry
 
 _READ_S = 60.0
 """How long the next part of a model may take."""

@@ -21,6 +21,7 @@ import numpy as np
 
 from aimesh.training.v1 import federated_pb2, training_pb2
 from meshkit.errors import InvalidInputError
+from training.building import build
 from training.federated import local
 from training.federated.population import Share, learn_and_kept, shares
 from training.federated.rounds import Closed, Desk, fresh
@@ -28,7 +29,7 @@ from training.federated.settings import AGGREGATIONS, settings_of
 from training.federated.wire import CONTROL, Array, Tensors, parts_of
 from training.run.finish import evaluate
 from training.run.group import Group, device_of
-from training.trainer import Entry, build
+from training.trainer import Entry
 
 
 @dataclass

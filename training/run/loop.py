@@ -15,7 +15,9 @@ import torch
 
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import InvalidInputError
-from training.checkpoint.api import Saver, load, open_saver
+from training.building import build
+from training.checkpoint.access import load, open_saver
+from training.checkpoint.api import Saver
 from training.data.builtin import builtin
 from training.process import Process
 from training.rendezvous import open_store
@@ -27,7 +29,7 @@ from training.run.policy import Policy, policy_of
 from training.run.sanity import Sanity
 from training.run.seeds import seed_step
 from training.tasks import task_named
-from training.trainer import Entry, build
+from training.trainer import Entry
 
 MOST_POINTS = 20_000
 """A job of more steps writes a point every few of them: always the same ones."""

@@ -18,7 +18,8 @@ from aimesh.training.v1 import training_pb2
 from meshkit.errors import AimeshError
 from tests.mesh.training.together import Place, engine_of, together
 from tests.unit.inference.needs import without_torch
-from training.checkpoint.api import Saver, load, open_saver
+from training.checkpoint.access import load, open_saver
+from training.checkpoint.api import Saver
 from training.data.order import part
 from training.run.engine import Engine
 from training.run.group import Group

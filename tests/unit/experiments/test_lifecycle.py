@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aimesh.experiment.v1 import experiment_pb2
 from aimesh.rollout.v1 import rollout_pb2
 from coordinator.experiments import lifecycle
-from coordinator.experiments.lifecycle import Order
+from coordinator.order import Order
 from meshkit.errors import InvalidInputError, PreconditionError
 from tests.unit.experiments.support import spec
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from aimesh.experiment.v1 import experiment_pb2
 from coordinator.experiments import lifecycle
-from coordinator.experiments.lifecycle import Order
+from coordinator.order import Order
 from tests.unit.experiments.support import spec, taken
 from tests.unit.experiments.test_compare import EXPECTED, WRONG, report
 from tools.cli.experiments_view import listed, quarantine_table, shown

@@ -15,9 +15,9 @@ import sqlalchemy as sql
 from aimesh.experiment.v1 import experiment_pb2
 from aimesh.identity.v1 import identity_pb2
 from coordinator.experiments import lifecycle
-from coordinator.experiments.lifecycle import Order
 from coordinator.experiments.schema import METADATA, VERSION_TABLE
 from coordinator.experiments.store import ExperimentStore, Held, Result
+from coordinator.order import Order
 from meshkit.errors import ConflictError, InvalidInputError, NotFoundError, SupersededError, UnavailableError
 from tests.unit.experiments.support import spec
 

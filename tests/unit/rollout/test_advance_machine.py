@@ -11,10 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from aimesh.membership.v1 import membership_pb2
 from aimesh.rollout.v1 import rollout_pb2
 from aimesh.routing.v1 import routing_pb2
+from coordinator.order import Order
 from coordinator.rollout.advance import BACK_PATIENCE_S
 from coordinator.rollout.course import goal_of, rising, room_of
 from coordinator.rollout.record import HELD, RUNNING, SUCCEEDED, Judged
-from coordinator.rollout.steering import Order, aborted, paused, promoted, resumed
+from coordinator.rollout.steering import aborted, paused, promoted, resumed
 from coordinator.state import State
 from meshkit.errors import PreconditionError
 from tests.unit.rollout.world import NAME, NEW, OLD, SECOND, World, canary, spec, state_of, target

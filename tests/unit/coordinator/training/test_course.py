@@ -6,12 +6,13 @@ import pytest
 
 from aimesh.membership.v1 import membership_pb2
 from aimesh.training.v1 import training_pb2
+from coordinator.order import Order
 from coordinator.training import record
 from coordinator.training.attempts import overtaken, reached
 from coordinator.training.orders import KnownJobs, tasks_of
 from coordinator.training.schedule import PATIENCE_S
 from coordinator.training.seen import Seen
-from coordinator.training.steering import Order, cancelled, paused, resumed
+from coordinator.training.steering import cancelled, paused, resumed
 from tests.unit.coordinator.training.world import GIB, SECOND, STEPS, World, node, spec
 
 ME = Order("ann", "lunch", 0)

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aimesh.training.v1 import training_pb2
+from coordinator.order import Order
 from coordinator.training import record
 from coordinator.training.orders import Orders, tasks_of
 from coordinator.training.reserved import taken_by
-from coordinator.training.steering import Order, cancelled, paused, resumed
+from coordinator.training.steering import cancelled, paused, resumed
 from coordinator.training.watch import JobWatch
 from meshkit.errors import PreconditionError
 from tests.unit.coordinator.training.world import GIB, SECOND, World, node, spec

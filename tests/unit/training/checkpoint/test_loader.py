@@ -41,7 +41,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     import torch
 
-    from training.checkpoint.api import open_saver
+    from training.checkpoint.access import open_saver
     from training.run.group import Group
 
     home = tmp_path_factory.mktemp("written")
@@ -62,7 +62,7 @@ def folder(written: Path, tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path, state: dict[str, Any]) -> AimeshError:
-    from training.checkpoint.api import load
+    from training.checkpoint.access import load
 
     with pytest.raises(AimeshError) as refused:
         load(folder, state)
@@ -72,7 +72,7 @@ def refusal(folder: Path, state: dict[str, Any]) -> AimeshError:
 def test_it_gives_back_what_was_saved(folder: Path) -> None:
     import torch
 
-    from training.checkpoint.api import load
+    from training.checkpoint.access import load
 
     torch.manual_seed(1)
     expected = net().state_dict()
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_model_or_optimizer_is_refused_with_the_key(
 
 
 def test_a_stage_reads_its_tensors_and_the_whole_model_is_held_against_it(folder: Path) -> None:
-    from training.checkpoint.api import load
+    from training.checkpoint.access import load
 
     state = state_of(net())
     shapes = {name: list(one.shape) for name, one in state["model"].items()}
@@ -153,7 +153,7 @@ def test_a_stage_reads_its_tensors_and_the_whole_model_is_held_against_it(folder
 def test_a_parameter_that_had_no_gradient_before_has_zeros(tmp_path: Path) -> None:
     import torch
 
-    from training.checkpoint.api import load, open_saver
+    from training.checkpoint.access import load, open_saver
     from training.run.group import Group
 
     state = state_of(net(layers=2))
@@ -190,7 +190,7 @@ def test_nothing_in_a_checkpoint_is_run(folder: Path, capsys: pytest.CaptureFixt
 def test_a_schedule_that_could_not_be_read_again_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     import torch
 
-    from training.checkpoint.api import open_saver
+    from training.checkpoint.access import open_saver
     from training.run.group import Group
 
     saver = open_saver(tmp_path, Group(0, 1, torch.device("cpu")))

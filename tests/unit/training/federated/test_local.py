@@ -127,8 +127,8 @@ def test_what_travels_is_what_is_trained_and_fractions() -> None:
 
 
 def test_clients_of_a_node_have_its_data_and_no_others(tmp_path: Path) -> None:
+    from training.building import build
     from training.federated.population import clients_there, shares
-    from training.trainer import build
 
     one_set = spec(federated={"clients": 5, "clients_per_node": 2})
     task = training_pb2.TrainingTask(job="j", spec=one_set)

@@ -12,7 +12,8 @@ from inference.packaging import package
 from inference.signature import describe
 from meshkit.errors import InvalidInputError
 from tests.unit.inference.needs import without_torch
-from training.trainer import Entry, build
+from training.building import build
+from training.trainer import Entry
 
 pytestmark = [without_torch, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

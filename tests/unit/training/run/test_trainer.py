@@ -13,7 +13,8 @@ import pytest
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import InvalidInputError
 from tests.unit.inference.needs import without_torch
-from training.trainer import Entry, build
+from training.building import build
+from training.trainer import Entry
 
 pytestmark = without_torch
 GOOD = """
