@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that need Node.js skip without it; in CI they must run.
 WORKERS ?= 2
 
-.PHONY: help demo up down test chaos soak bench verify fix clean
+.PHONY: help demo up down test chaos soak bench bench-train verify fix clean
 .PHONY: verify-format verify-lint verify-types verify-proto verify-house fix-format fix-lint fix-proto
 
 help:
@@ -13,7 +13,7 @@ help:
 	@echo "make up       set up and start a mesh that stays;  make down  stops it"
 	@echo "make test     set up and run all tests"
 	@echo "make chaos    all fault scenarios: docs/operations/failures.md;  make soak  ten minutes under load"
-	@echo "make bench    throughput and latency of every path, side by side"
+	@echo "make bench    throughput and latency of every path, side by side;  make bench-train  the same of training"
 	@echo "make verify   the gate before each commit;  make fix  mends what can be mended by itself"
 
 demo: .venv/.local
@@ -36,6 +36,9 @@ soak: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m tools.bench
+
+bench-train: .venv/.dev
+	$(BIN)/python -m tools.bench.training
 
 verify: verify-format verify-lint verify-types verify-proto verify-house
 	@echo "verify: all good"

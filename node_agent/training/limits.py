@@ -35,7 +35,11 @@ class Groups:
 
     @classmethod
     def find(cls, root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> Groups:
-        """Beside this process's group, when whatever gave it that group delegated the one above; else below it."""
+        """Beside this process's group, when whatever gave it that group delegated the one above; else below it.
+
+        The systemd unit delegates nothing, so groups take effect only where something else (a container) enabled cpu
+        and memory below the agent's group.
+        """
         try:
             path = parse_membership(membership.read_text()).get("", "")
         except OSError:

@@ -138,7 +138,7 @@ async def killed_after(data_dir: Path, coordinator: Coordinator) -> AsyncIterato
     """The part of an agent that is killed at the end: its processes go on."""
     async with running(data_dir, coordinator) as node:
         yield node
-        children = [seat.process for work in node.tasks._works.values() for seat in work.seats.values()]
+        children = [seat.process for work in node.tasks._works.values() for seat in work.seats.taken.values()]
         _ORPHANS.extend(child._child for child in children if child is not None and child._child is not None)
         for task in node.tasks._running.values():
             task.cancel()
@@ -356,10 +356,12 @@ async def test_why_a_worker_failed_is_told(node: Node, wishes: dict[str, object]
 async def test_a_worker_that_is_killed_may_be_tried_again(node: Node) -> None:
     task = task_of(rank=1, workers=2, steps=100_000)
     status = await node.trains(task)
+    await eventually(lambda: node.step(task) > 0)
     os.kill(status.pid, signal.SIGKILL)
     status = await node.reaches(task, FAILED)
     assert "was ended by SIGKILL" in status.message
     assert status.may_retry
+    assert status.step == node.step(task), "the steps that are lost are known when its node is gone too"
 
 
 async def test_a_worker_that_dies_while_it_waits_may_be_tried_again(node: Node) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,7 @@ async def test_a_process_that_has_a_stubs_pid_by_now_is_neither_killed_nor_watch
 
 
 async def test_stubs_are_found_by_the_model_that_they_run(tmp_path: Path) -> None:
-    argv = ["/bin/sh", "-c", "sleep 60; exit", str(tmp_path / "m" / "1" / "model.py")]
+    argv = [sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path / "m" / "1" / "model.py")]
     with process(argv, tmp_path / "log") as stub:
         stubs = StubWatch(tmp_path, lambda _: None)
         found = await eventually(lambda: stubs.find(os.getpid(), "m"))
