@@ -51,14 +51,14 @@ Answer = training_pb2.GetJobResponse
 
 
 def spec_of(steps: int) -> training_pb2.JobSpec:
-    """A small convolutional net on two workers with a core each; it keeps no result."""
+    """A small convolutional net on two workers with a thread each; it keeps no result."""
     made = training_pb2.JobSpec(
         name="bench", task="classifier", strategy=training_pb2.STRATEGY_DDP, steps=steps, seed=1
     )
     made.batch_size, made.data.builtin, made.data.holdout = 128, "digits", 0.2
     shape = {"kind": '"cnn"', "image": "[1, 8, 8]", "channels": "[48, 96]", "lr": "0.001"}
     made.hyperparameters.update(shape)
-    made.resources.min_workers, made.resources.max_workers, made.resources.cpu_cores = 1, 2, 1
+    made.resources.min_workers, made.resources.max_workers, made.resources.cpu_cores = 1, 2, 0.5
     made.resources.memory_bytes = 1 << 30
     made.checkpoint.every.FromSeconds(2)
     made.restarts.failures = 1000
