@@ -44,7 +44,9 @@ LONG = 1_000_000
 CALLERS = 4
 LOAD_S = 5.0
 WAIT_S = 120.0
-PACE_S = 0.02
+PACE_S = 0.05
+REST_S = 2.0
+"""Between two questions while steps are measured: what answers them shares the workers' cores."""
 TRAINING, SUCCEEDED = training_pb2.JOB_PHASE_TRAINING, training_pb2.JOB_STATE_SUCCEEDED
 OVER = (SUCCEEDED, training_pb2.JOB_STATE_FAILED)
 Answer = training_pb2.GetJobResponse
@@ -79,7 +81,7 @@ class Bench:
         for number in range(rounds):
             self.console.print(f"steps: round {number + 1} of {rounds}")
             job = (await train_client.submit(self.target, spec_of(STEPS))).id
-            await self._until(job, lambda found: found.job.state in OVER)
+            await self._until(job, lambda found: found.job.state in OVER, REST_S)
             points = await train_client.metrics(self.target, job)
             ours.append(1e3 * statistics.median(point.step_s for point in points if point.step > WARM))
             plain.append(1e3 * statistics.median(self._torchrun()[WARM:]))
@@ -170,7 +172,7 @@ class Bench:
         sample = await unary(way, CALLERS, LOAD_S, {})
         return statistics.quantiles(sample.latencies_ms, n=100)[98]
 
-    async def _until(self, job: str, holds: Callable[[Answer], bool]) -> Answer:
+    async def _until(self, job: str, holds: Callable[[Answer], bool], pace_s: float = PACE_S) -> Answer:
         """Asks until it holds. Raises TimeoutError, and RuntimeError for a job that failed."""
         async with asyncio.timeout(WAIT_S):
             while True:
@@ -179,7 +181,7 @@ class Bench:
                     raise RuntimeError(f"{job} failed: {found.job.error}")
                 if found is not None and holds(found):
                     return found
-                await asyncio.sleep(PACE_S)
+                await asyncio.sleep(pace_s)
 
 
 async def _asked(target: Any, job: str) -> Answer | None:
