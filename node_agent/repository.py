@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from aimesh.registry.v1 import registry_pb2
 from meshkit.blobs import sha256_of
 from meshkit.errors import InvalidInputError, PreconditionError
 from node_agent.modelconfig import NO_EXTRAS, Extras, adapt_config, key_in, render_config
+from node_agent.store import link_or_copy
 
 CONFIG = "config.pbtxt"
 
@@ -158,8 +158,6 @@ def _relative(path: str) -> PurePosixPath:
 def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, target)
+        link_or_copy(source, target)
     except FileExistsError:
         raise InvalidInputError(f"two files of the model have the path {target.name!r}") from None
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)

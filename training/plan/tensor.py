@@ -78,11 +78,6 @@ def usable(found: Sequence[Pair], workers: int) -> list[Pair]:
     return [pair for pair in found if divides(pair, workers)]
 
 
-def world_sizes(found: Sequence[Pair], most: int) -> list[int]:
-    """Numbers of workers from 2 to `most` over which at least one pair can be shared out."""
-    return [workers for workers in range(2, most + 1) if usable(found, workers)]
-
-
 def layout(found: Sequence[Pair], workers: int) -> dict[str, Literal["columns", "rows"]]:
     """How each linear layer's weight is shared out, by the module's name; those not named stay whole."""
     named: dict[str, Literal["columns", "rows"]] = {}
