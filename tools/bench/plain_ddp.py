@@ -1,17 +1,18 @@
 """The same model, data, batches and optimizer as a job's, in a loop of plain PyTorch, as torchrun starts it.
 
-    python -m torch.distributed.run --nproc-per-node 2 -m tools.bench.plain_ddp spec.json steps
+    python -m torch.distributed.run --nproc-per-node 2 -m tools.bench.plain_ddp spec.json
 
-Rank 0 prints the seconds of each step as JSON.
+Rank 0 prints a line a step: when it ended (seconds since 1970) and how many seconds it took. It goes on until it is
+ended.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -25,19 +26,16 @@ from training.data.order import Order, holdout
 
 
 def main() -> None:
-    """Trains so many steps."""
+    """Trains without end."""
     spec = json_format.Parse(Path(sys.argv[1]).read_text(), training_pb2.JobSpec())
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     distributed.init_process_group("gloo")
     with tempfile.TemporaryDirectory() as folder:
-        took = train(spec, int(sys.argv[2]), Path(folder))
-    if distributed.get_rank() == 0:
-        print(json.dumps(took))  # the answer
-    distributed.destroy_process_group()
+        train(spec, Path(folder))
 
 
-def train(spec: training_pb2.JobSpec, steps: int, folder: Path) -> list[float]:
-    """Seconds of each step on this rank, the loss read as a training loop reads it."""
+def train(spec: training_pb2.JobSpec, folder: Path) -> None:
+    """The loss is read as a training loop reads it."""
     trainer = build(spec, folder)
     samples = trainer.samples()
     assert samples is not None
@@ -46,8 +44,7 @@ def train(spec: training_pb2.JobSpec, steps: int, folder: Path) -> list[float]:
     model = DistributedDataParallel(trainer.model(), gradient_as_bucket_view=True)
     optimizer = trainer.optimizer(model.parameters())
     rank, world = distributed.get_rank(), distributed.get_world_size()
-    took = []
-    for step in range(steps):
+    for step in count():
         began = time.monotonic()
         share = kept[order.batch(step)][rank::world]
         loss = trainer.loss(model, samples.batch(share))
@@ -55,8 +52,8 @@ def train(spec: training_pb2.JobSpec, steps: int, folder: Path) -> list[float]:
         torch.autograd.backward(loss)
         optimizer.step()
         loss.item()
-        took.append(time.monotonic() - began)
-    return took
+        if rank == 0:
+            print(f"{time.time():.6f} {time.monotonic() - began:.6f}", flush=True)  # the answer
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m tools.bench.training [--rounds 3] [--kills 5] [--json FILE]
 
-Steps of a job on two agents and of the same loop under torchrun alternate; what holds is their ratio. Federated rounds
-beside Flower's: python -m tools.bench.federated.
+Steps of a job on two agents and of the same loop under torchrun take turns: tools/bench/training_steps.py.
+Federated rounds beside Flower's: python -m tools.bench.federated.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import json
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +22,6 @@ from typing import Any
 
 import grpc.aio
 import psutil
-from google.protobuf import json_format
 from rich.console import Console
 from rich.table import Table
 
@@ -33,39 +30,21 @@ from meshkit.errors import UnavailableError
 from tools.bench.load import Path as Way
 from tools.bench.load import unary
 from tools.bench.mesh import BenchMesh, aimesh, deploy_add_one, running
+from tools.bench.training_steps import alternate, bench_spec, compared, plain
 from tools.cli import train_client
 from tools.cli.target import find_mesh
 
 NODES = 3
-STEPS = 300
-WARM = 30
-"""Steps that do not count: the first allocate and connect."""
+STEPS = 20_000
+"""As many as have a point each."""
 LONG = 1_000_000
 CALLERS = 4
 LOAD_S = 5.0
 WAIT_S = 120.0
 PACE_S = 0.05
-REST_S = 2.0
-"""Between two questions while steps are measured: what answers them shares the workers' cores."""
 TRAINING, SUCCEEDED = training_pb2.JOB_PHASE_TRAINING, training_pb2.JOB_STATE_SUCCEEDED
 OVER = (SUCCEEDED, training_pb2.JOB_STATE_FAILED)
 Answer = training_pb2.GetJobResponse
-
-
-def spec_of(steps: int) -> training_pb2.JobSpec:
-    """A small convolutional net on two workers with a thread each; it keeps no result."""
-    made = training_pb2.JobSpec(
-        name="bench", task="classifier", strategy=training_pb2.STRATEGY_DDP, steps=steps, seed=1
-    )
-    made.batch_size, made.data.builtin, made.data.holdout = 128, "digits", 0.2
-    shape = {"kind": '"cnn"', "image": "[1, 8, 8]", "channels": "[48, 96]", "lr": "0.001"}
-    made.hyperparameters.update(shape)
-    made.resources.min_workers, made.resources.max_workers, made.resources.cpu_cores = 1, 2, 0.5
-    made.resources.memory_bytes = 1 << 30
-    made.checkpoint.every.FromSeconds(2)
-    made.restarts.failures = 1000
-    made.output.discard = True
-    return made
 
 
 class Bench:
@@ -75,31 +54,21 @@ class Bench:
         self.mesh, self.folder, self.console = mesh, folder, console
         self.target = find_mesh(mesh.state_dir)
 
-    async def steps(self, rounds: int) -> dict[str, Any]:
-        """Median milliseconds of a step of both, each round, and the ratios."""
-        ours, plain = [], []
-        for number in range(rounds):
-            self.console.print(f"steps: round {number + 1} of {rounds}")
-            job = (await train_client.submit(self.target, spec_of(STEPS))).id
-            await self._until(job, lambda found: found.job.state in OVER, REST_S)
+    async def steps(self, rounds: int) -> dict[str, list[float]]:
+        """Median milliseconds of a step of both in each slice, and the ratios."""
+        job = (await train_client.submit(self.target, bench_spec(STEPS, every_s=60))).id
+        workers = (await self._until(job, self._trains)).progress.workers
+        with plain(self.folder) as beside:
+            spans = await alternate(self.console, [worker.pid for worker in workers], beside.pids, rounds)
             points = await train_client.metrics(self.target, job)
-            ours.append(1e3 * statistics.median(point.step_s for point in points if point.step > WARM))
-            plain.append(1e3 * statistics.median(self._torchrun()[WARM:]))
-        ratios = [one / other for one, other in zip(ours, plain, strict=True)]
-        return {"mesh_ms": ours, "torchrun_ms": plain, "ratio": ratios}
-
-    def _torchrun(self) -> list[float]:
-        spec = self.folder / "spec.json"
-        spec.write_text(json_format.MessageToJson(spec_of(STEPS)))
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        argv = [*launch, "-m", "tools.bench.plain_ddp", str(spec), str(STEPS)]
-        done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        found: list[float] = json.loads(done.stdout.splitlines()[-1])
+            ours = [(point.at.ToNanoseconds() / 1e9, point.step_s) for point in points]
+            found = compared(spans, ours, beside.steps())
+        await train_client.steer(self.target, "cancel", job, "measured")
         return found
 
     async def recovery(self, kills: int) -> dict[str, list[dict[str, float]]]:
         """Seconds from a kill -9 until the next step, and the steps that were made twice for it, by what was killed."""
-        job = (await train_client.submit(self.target, spec_of(LONG))).id
+        job = (await train_client.submit(self.target, bench_spec(LONG, every_s=2))).id
         victims: dict[str, Callable[[Answer], list[int]]] = {
             "a worker": lambda found: [found.progress.workers[1].pid],
             "an agent and its worker": self._machine,
@@ -151,7 +120,10 @@ class Bench:
     async def inference(self, rounds: int) -> dict[str, list[float]]:
         """p99 in milliseconds of a model on the same nodes while a job trains, and while it is paused."""
         deploy_add_one(self.mesh)
-        job, way = (await train_client.submit(self.target, spec_of(LONG))).id, Way("direct", self._triton())
+        job, way = (
+            (await train_client.submit(self.target, bench_spec(LONG, every_s=2))).id,
+            Way("direct", self._triton()),
+        )
         found: dict[str, list[float]] = {"training": [], "alone": []}
         for number in range(rounds):
             self.console.print(f"inference: round {number + 1} of {rounds}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGath
 
 from training.analyse.parts import parts_of
 from training.parallel.shared import SharedModel
-from training.run.group import Group
+from training.run.group import Group, Sum
 from training.trainer import Entry
 
 
@@ -88,7 +88,7 @@ class FsdpEngine(SharedModel):
         self._compute_s = 0.0
         self.own()
 
-    def backward(self, batch: Any, weight: float) -> float:
+    def backward(self, batch: Any, weight: float, said: Sequence[float]) -> Sum:
         """See Engine."""
         self.optimizer.zero_grad(set_to_none=True)
         self.as_rank_0(self._buffers)  # as DDP does: running means are those of rank 0
@@ -97,7 +97,7 @@ class FsdpEngine(SharedModel):
         torch.autograd.backward(loss * weight)
         value = loss.item() * weight if weight else 0.0
         self._compute_s = time.monotonic() - began - self._waiting.seconds
-        return value
+        return self.group.start_sum([value, *said])
 
     def compute_s(self) -> float:
         """See Engine. Unknown on a GPU, where messages and work overlap."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from training.parallel.cuts import check_parts, merged, numbers, put
 from training.parallel.draws import draw_apart
 from training.parallel.skeleton import fleshed, skeleton
 from training.parallel.stages import microbatches, stage_ranges
-from training.run.group import Group
+from training.run.group import Group, Sum
 from training.trainer import Entry
 
 _Schedule = Schedule1F1B | ScheduleGPipe
@@ -73,7 +74,7 @@ class PipelineEngine:
         self._compute_s = 0.0
         self._same_groups()
 
-    def backward(self, batch: Any, weight: float) -> float:
+    def backward(self, batch: Any, weight: float, said: Sequence[float]) -> Sum:
         """See Engine."""
         began = time.thread_time()
         self.optimizer.zero_grad(set_to_none=True)
@@ -87,7 +88,7 @@ class PipelineEngine:
             done += count * samples
         self._batch = (None, 0)
         self._compute_s = time.thread_time() - began
-        return value * weight
+        return self.group.start_sum([value * weight, *said])
 
     def update(self) -> float:
         """See Engine."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from training.entry import said
 from training.parallel.draws import keep_apart
 from training.parallel.shared import SharedModel
 from training.plan.tensor import Pair, layout, usable
-from training.run.group import Group
+from training.run.group import Group, Sum
 from training.trainer import Entry
 
 _STYLES: Mapping[str, type[ParallelStyle]] = {"columns": ColwiseParallel, "rows": RowwiseParallel}
@@ -51,7 +51,7 @@ class TensorEngine(SharedModel):
         self._compute_s = 0.0
         self.own()
 
-    def backward(self, batch: Any, weight: float) -> float:
+    def backward(self, batch: Any, weight: float, said: Sequence[float]) -> Sum:
         """See Engine."""
         began = time.thread_time()
         self.optimizer.zero_grad(set_to_none=True)
@@ -59,7 +59,7 @@ class TensorEngine(SharedModel):
         torch.autograd.backward(loss)
         value = loss.item()
         self._compute_s = time.thread_time() - began
-        return value * weight if self.group.rank == 0 else 0.0
+        return self.group.start_sum([value * weight if self.group.rank == 0 else 0.0, *said])
 
     def compute_s(self) -> float:
         """See Engine: the thread's own time, in which it does not wait. Unknown on a GPU."""

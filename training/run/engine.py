@@ -6,6 +6,7 @@ seeds, the schedule of learning rates, metrics, checkpoints, the end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +14,11 @@ from torch import nn
 
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import InvalidInputError
-from training.run.group import Group
+from training.run.group import Group, Sum
 from training.trainer import Entry
+
+SAID = 2
+"""Numbers that each worker tells the others in a step: whether it is to stop, whether a checkpoint is due."""
 
 
 class Engine(Protocol):
@@ -34,14 +38,15 @@ class Engine(Protocol):
         """
         ...
 
-    def backward(self, batch: Any, weight: float) -> float:
+    def backward(self, batch: Any, weight: float, said: Sequence[float]) -> Sum:
         """Gradients of one batch, from zero, ready for `update` (already reduced over the workers).
 
         `batch` is on the worker's device. `weight` is its size over the size of the whole batch of the step, so that
         the sum of weight * mean loss over data-parallel workers is the mean loss of the whole batch; it is 0 where a
         worker has no sample of a small batch, which is then given one of another's. Engines that are not data-parallel
-        get weight 1 on each worker. Returns this worker's part of the step's mean loss: the sum of the parts over all
-        workers is the mean loss of the whole batch (so of a tensor-parallel step rank 0 returns it and others 0).
+        get weight 1 on each worker. Gives this worker's part of the step's mean loss, then what it has to say (SAID
+        numbers), summed over the workers: the sum of the parts is the mean loss of the whole batch (so of a
+        tensor-parallel step rank 0 gives it and others 0).
         """
         ...
 

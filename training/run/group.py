@@ -40,7 +40,8 @@ class Group:
         Always over gloo: it sees a broken connection at once, where NCCL waits for its timeout.
         """
         both = torch.tensor(values, dtype=torch.float64)
-        return Sum(both, distributed.all_reduce(both, async_op=True) if self.world_size > 1 else None)
+        work = distributed.all_reduce(both, async_op=True) if self.world_size > 1 else None
+        return Sum(tuple(values), both, work)
 
     def close(self) -> None:
         """Leaves the others. Called when all is done; after an error the process just ends."""
@@ -50,16 +51,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum on its way."""
+    """Sums on their way, of values that each worker gave."""
 
-    values: torch.Tensor
+    own: tuple[float, ...]
+    """What this worker gave."""
+    both: torch.Tensor
     work: distributed.Work | None
+    """None when they are there."""
 
     def wait(self) -> list[float]:
         """The sums. Raises RuntimeError when a worker was lost."""
         if self.work is not None:
             self.work.wait()
-        return [float(value) for value in self.values.tolist()]
+        return [float(value) for value in self.both.tolist()]
 
 
 def device_of() -> torch.device:

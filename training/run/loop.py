@@ -193,9 +193,9 @@ def _step(run: Run) -> bool:
     process.place.step, process.place.batch = run.step + 1, course.numbers(portion)
     # Workers with parts of one model must draw the same; workers with the same model must not.
     seed_step(process.task.spec.seed, run.step, run.group.rank if engine.data_parallel else 0)
-    own = engine.backward(on_device(course.learn.batch(portion.samples), run.group), portion.weight)
     due = run.group.rank == 0 and run.policy.due(run.step + 1, began)
-    agreed = run.group.start_sum([own, process.stopping(), due])
+    batch = on_device(course.learn.batch(portion.samples), run.group)
+    agreed = engine.backward(batch, portion.weight, [process.stopping(), due])
     norm = engine.update()
     if run.scheduler is not None:
         rate = float(run.scheduler.get_last_lr()[0])
@@ -203,7 +203,7 @@ def _step(run: Run) -> bool:
     else:
         rate = float(engine.optimizer.param_groups[0]["lr"])
     run.loss, stop, save = agreed.wait()
-    run.sanity.check(run.loss, norm, own, process.place)
+    run.sanity.check(run.loss, norm, agreed.own[0], process.place)
     run.step += 1
     _measure(run, portion)
     _point(run, time.monotonic() - began, norm, rate)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from training.run.group import Group
+from training.run.group import Group, Sum
 from training.run.whole import WholeModel
 from training.trainer import Entry
 
@@ -22,7 +23,7 @@ class SingleEngine(WholeModel):
         """See Engine."""
         self.place(trainer, model, group)
 
-    def backward(self, batch: Any, weight: float) -> float:
+    def backward(self, batch: Any, weight: float, said: Sequence[float]) -> Sum:
         """See Engine."""
         began = time.monotonic()
         self.optimizer.zero_grad(set_to_none=True)
@@ -30,7 +31,7 @@ class SingleEngine(WholeModel):
         torch.autograd.backward(loss)
         value = loss.item()
         self._compute_s = time.monotonic() - began
-        return value * weight
+        return self.group.start_sum([value * weight, *said])
 
     def compute_s(self) -> float:
         """See Engine."""

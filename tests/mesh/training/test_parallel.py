@@ -268,7 +268,7 @@ def own_models(place: Place, home: Path) -> dict[str, Any]:
             engine = engine_of(TENSOR, Masked, group)
             seen: list[torch.Tensor] = []
             engine.model[1].register_forward_hook(lambda _m, _i, out: seen.append(out.detach() == 0))  # type: ignore[attr-defined]
-            engine.backward(engine.trainer.samples().batch(np.arange(24)), 1.0)  # type: ignore[attr-defined]
+            engine.backward(engine.trainer.samples().batch(np.arange(24)), 1.0, [0.0, 0.0]).wait()  # type: ignore[attr-defined]
             said["mask"] = seen[0].numpy()
     said["refused"] = refusals(place)
     return said
@@ -282,7 +282,7 @@ def steps_of(strategy: training_pb2.Strategy.ValueType, trainer: Any, group: Gro
         batch = np.arange(24) + 24 * step
         mine = part(batch, group.rank, [1.0] * group.world_size) if engine.data_parallel else batch
         torch.manual_seed(step)
-        engine.backward(engine.trainer.samples().batch(mine), len(mine) / 24)  # type: ignore[attr-defined]
+        engine.backward(engine.trainer.samples().batch(mine), len(mine) / 24, [0.0, 0.0]).wait()  # type: ignore[attr-defined]
         lengths.append(engine.update())
     model = engine.full_model()
     whole = {name: one.numpy() for name, one in flat(dict(model.state_dict())).items()} if model is not None else None
