@@ -302,7 +302,14 @@ class Coordinator:
         results = Results(recorder, self.exchange)
         asked = NodeTraining(self.mirror, self.peers)
         self.training = TrainingController(
-            self.etcd, self.mirror, self.election, self.loads, self.exchange, results, asked.measured
+            self.etcd,
+            self.mirror,
+            self.election,
+            self.loads,
+            self.exchange,
+            results,
+            asked.measured,
+            self.settings.training,
         )
         training = TrainingService(
             self.etcd,

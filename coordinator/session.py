@@ -11,7 +11,8 @@ from coordinator import keys
 from coordinator.etcd import Put
 from coordinator.rollout.course import is_over
 from coordinator.state import State
-from coordinator.training.orders import Known, Tasks
+from coordinator.training.known import NO_JOBS, Known
+from coordinator.training.orders import Tasks
 from meshkit.errors import AimeshError, ConflictError, DeadlineError, ExhaustedError, InvalidInputError
 
 HELLO_S = 10.0
@@ -59,12 +60,12 @@ class Session:
             self.outgoing.get_nowait()
         self.outgoing.put_nowait(None)
 
-    def told(self, state: State, tasks: Tasks = (), jobs: Known = ()) -> bool:
+    def told(self, state: State, tasks: Tasks = (), jobs: Known = NO_JOBS) -> bool:
         """Whether the node's assignment, its tasks and its jobs are those that were sent last."""
         sent, revision = self.sent, state.assignment_revisions.get(self.node.id, 0)
         return sent is not None and (sent[0], *sent[-2:]) == (revision, tasks, jobs)
 
-    def assign(self, state: State, tasks: Tasks = (), jobs: Known = ()) -> None:
+    def assign(self, state: State, tasks: Tasks = (), jobs: Known = NO_JOBS) -> None:
         """Queues the node's assignments when they changed. A full queue ends the session: its agent reads no more."""
         node_id = self.node.id
         held = sorted(key for key in state.assignments.get(node_id, ()) if key in state.versions)
@@ -90,7 +91,7 @@ class Session:
             trust=state.trust,
             traced=dict.fromkeys(traced, TRACED_EVERY),
             tasks=tasks,
-            jobs=membership_pb2.KnownJobs(ids=jobs),
+            jobs=membership_pb2.KnownJobs(ids=jobs.ids, unfinished=jobs.unfinished),
         )
         try:
             self.outgoing.put_nowait(membership_pb2.CoordinatorMessage(assignments=assignments))

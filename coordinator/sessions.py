@@ -26,7 +26,8 @@ from coordinator.mirror import Mirror
 from coordinator.probe import Ask, Probe, TritonProbe
 from coordinator.session import Session, first_hello, node_puts, refuse_second_agent, state_of, traced_names
 from coordinator.settings import CoordinatorSettings
-from coordinator.training.orders import KnownJobs, Orders
+from coordinator.training.known import KnownJobs
+from coordinator.training.orders import Orders
 from meshkit.auth import check_speaks_for_node
 from meshkit.errors import AimeshError, InvalidInputError, SupersededError, UnavailableError
 from meshkit.failpoints import failpoint
@@ -189,7 +190,7 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
         welcome.heartbeat_interval.FromMilliseconds(round(self._settings.heartbeat_interval_s * 1000))
         state = self._mirror.state
         node_id = session.node.id
-        session.assign(state, self._orders.of(state).get(node_id, ()), self._known_jobs.of(state).get(node_id, ()))
+        session.assign(state, self._orders.of(state).get(node_id, ()), self._known_jobs.of(state).of(node_id))
         return membership_pb2.CoordinatorMessage(welcome=welcome)
 
     async def _read(self, session: Session, messages: AsyncIterator[membership_pb2.AgentMessage]) -> None:
@@ -331,6 +332,6 @@ class Sessions(membership_pb2_grpc.MembershipServiceServicer):
             before = concerns
             for session in list(self._sessions.values()) if any(changed) else ():
                 # When only assignments, tasks and jobs changed, and not this node's, its message cannot have.
-                own = tasks.get(session.node.id, ()), jobs.get(session.node.id, ())
+                own = tasks.get(session.node.id, ()), jobs.of(session.node.id)
                 if any(changed[3:]) or not session.told(state, *own):
                     session.assign(state, *own)

@@ -96,6 +96,22 @@ class ExperimentSettings:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LessonSettings:
+    """The [coordinator.training] table."""
+
+    lesson_steps: Annotated[int, Field(ge=1)] = field(
+        default=200,
+        metadata={
+            "doc": "a finished job teaches the strategies' table only when its last attempt made so many steps; the "
+            "same on all coordinators"
+        },
+    )
+    lesson_s: Annotated[float, Field(ge=0)] = field(
+        default=20.0, metadata={"doc": "and trained for so many seconds; the same on all coordinators"}
+    )
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class CoordinatorSettings:
     """The [coordinator] table."""
 
@@ -148,6 +164,9 @@ class CoordinatorSettings:
     audit: AuditSettings = field(default_factory=AuditSettings, metadata={"doc": "the log of who changed what"})
     experiments: ExperimentSettings = field(
         default_factory=ExperimentSettings, metadata={"doc": "where experiments are kept"}
+    )
+    training: LessonSettings = field(
+        default_factory=LessonSettings, metadata={"doc": "which training jobs the choice of strategies learns from"}
     )
 
     @property

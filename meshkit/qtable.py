@@ -160,7 +160,7 @@ def learn(
     """The kept table after one more job that ended: how many samples a second so many workers made of it.
 
     0 samples a second is a job that failed for want of resources; call it for no other failure. Nothing is learned,
-    and the same table given back, where the user had named the strategy: then the plan has no situation.
+    and the same table given back, where the plan has no situation, or no speed of one worker to measure against.
     """
     action = ACTIONS.get(plan.strategy)
     if not plan.situation or action is None or plan.alone_samples_per_s <= 0:
@@ -168,4 +168,6 @@ def learn(
     reward = reward_of(samples_per_s, plan.alone_samples_per_s, workers) if samples_per_s > 0 else FAILED
     predicted = next((one.predicted for one in plan.options if one.strategy == plan.strategy), 0.0)
     table = from_proto(learned).update(plan.situation, action, reward, predicted=predicted)
-    return to_proto(table, learned.jobs + 1)
+    made = to_proto(table, learned.jobs + 1)
+    made.links.extend(learned.links)
+    return made

@@ -28,16 +28,16 @@ from node_agent.modelconfig import python_environment
 from node_agent.quiet import until_quiet
 from node_agent.reconcile import Reconciler
 from node_agent.repository import Repository
-from node_agent.runtimes import TRAINING, installed_runtimes
 from node_agent.served import ServedRecord
 from node_agent.serving import node_server
 from node_agent.session import Session
 from node_agent.settings import AgentSettings
 from node_agent.steps import Steps
 from node_agent.store import ModelStore
+from node_agent.training.fitness import Fitness
 from node_agent.training.service import NodeTraining
 from node_agent.training.tasks import Tasks
-from node_agent.training.wiring import build_tasks, torch_version
+from node_agent.training.wiring import build_tasks
 from node_agent.triton.external import ExternalTriton
 from node_agent.triton.launch import find_files
 from node_agent.triton.memory import MemorySampler, ModelMemory
@@ -100,6 +100,7 @@ class Agent:
     triton: InferenceServer
     models: Reconciler
     tasks: Tasks
+    fitness: Fitness
     session: Session
     sampler: LoadSampler
     steps: Steps
@@ -116,6 +117,7 @@ class Agent:
             self.models.run(),
             self.tasks.run(),
             self.session.run(),
+            self.fitness.find_out(),
             self.sample_load(),
             self.follow_certificate(),
             self.tell_systemd(),
@@ -244,9 +246,8 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
         limit=Limit(settings.fetch_bytes_per_second),
     )
     gpu_memory = {gpu.index: gpu.memory_bytes for gpu in capacity.gpus}
-    torch = torch_version(settings.training.python)
-    tasks = build_tasks(settings, store, fetcher, gpus, capacity, torch)
-    runtimes = installed_runtimes() | ({TRAINING: torch} if torch and settings.training.enabled else {})
+    fitness = Fitness(settings)
+    tasks = build_tasks(settings, store, fetcher, gpus, capacity, fitness)
     served, trust = ServedRecord(settings.data_dir), TrustRecord(settings.data_dir)
     steps = Steps(settings, triton, fetcher, repository, served, trust, Meter(gpus))
     models = Reconciler(triton, store, steps, gpu_memory)
@@ -259,7 +260,7 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
         pid=os.getpid(),
         capacity=capacity,
         labels=settings.labels,
-        runtimes=runtimes,
+        runtimes=fitness.runtimes(),
     )
     tracer = Tracer(triton)
 
@@ -277,10 +278,11 @@ def build_agent(settings: AgentSettings, instance_id: str) -> Agent:
         return found
 
     session = Session(settings.coordinators, hello, report, lambda: load, assign, settings.tls)
+    fitness.on_known = lambda: session.tell_runtimes(fitness.runtimes())
     models.on_change = tasks.on_change = session.changed
     triton.on_change = models.wake
     triton.choose_models, triton.on_started_with = steps.startable, models.resume
     memory = MemorySampler(repository.root, gpus)
     sampler = LoadSampler(store, gpus, host.limits)
     server = node_server(settings, store, NodeTraining(tasks.root, tasks))
-    return Agent(settings, triton, models, tasks, session, sampler, steps, tracer, memory, server, load)
+    return Agent(settings, triton, models, tasks, fitness, session, sampler, steps, tracer, memory, server, load)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +87,12 @@ class Session:
     def tell_port(self, port: int) -> None:
         """Where the agent's own server listens, from the next join on."""
         self._hello.port = port
+
+    def tell_runtimes(self, runtimes: Mapping[str, str]) -> None:
+        """What the node runs has become known: joins with it beside the session that goes on until then."""
+        self._hello.runtimes.clear()
+        self._hello.runtimes.update(runtimes)
+        self.renew()
 
     def changed(self) -> None:
         """The report may have changed: it is sent when it has."""

@@ -138,7 +138,7 @@ class TrainingSettings:
     )
     keep_days: Annotated[float, Field(ge=0)] = field(
         default=7.0,
-        metadata={"doc": "days that logs and checkpoints of a job are kept after its last task on the node"},
+        metadata={"doc": "days that an ended job's logs and checkpoints are kept after its last task on the node"},
     )
 
 

@@ -119,6 +119,10 @@ class EventWriter:
         """Says that all is imported and only `go` is missing."""
         self.write(training_pb2.WorkerEvent(waiting=True))
 
+    def link(self, link: training_pb2.Link) -> None:
+        """Says what lies between the workers."""
+        self.write(training_pb2.WorkerEvent(link=link))
+
     def port(self, port: int) -> None:
         """Says at which port the store or the aggregator listens."""
         self.write(training_pb2.WorkerEvent(port=port))

@@ -40,9 +40,14 @@ def identify(path: Path) -> registry_pb2.Identification:
     with `dangerous: ` says that loading the file can run code. Raises InvalidInputError for a path that is not there,
     and for a file that is surely of a format but cut short, inconsistent or made to exhaust its reader.
     """
+    return to_identification(look_into(path))
+
+
+def look_into(path: Path) -> Findings:
+    """The same with every tensor's name and shape. Raises what identify raises."""
     if not path.exists():
         raise InvalidInputError(f"{path} does not exist", reason="PATH_MISSING")
-    return to_identification(_of_folder(path) if path.is_dir() else _explained(path, _of_file(path)))
+    return _of_folder(path) if path.is_dir() else _explained(path, _of_file(path))
 
 
 def dangers(found: registry_pb2.Identification) -> list[str]:

@@ -40,7 +40,7 @@ def plan_folder(
     with calling("building the trainer", Folder(folder).code):
         entry = build(task.spec, folder)
     seen("analysing the model")
-    analysis = analyse_job(task.spec, entry, task.workers)
+    analysis = analyse_job(task.spec, entry, task.workers, links=task.strategies.links)
     seen("weighing strategies")
     return plan_job(task.spec, analysis, task.workers, task.strategies, draw)
 

@@ -161,6 +161,7 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
             reason="submitted",
             created_at=now,
             phase_at=now,
+            waiting_since=now,
             submitted_by=current_principal().actor,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aimesh.training.v1 import training_pb2
-from coordinator.training.checkpoints import newest, nodes_of
+from coordinator.training.checkpoints import newest, nodes_of, writers
 from coordinator.training.losses import Loss
 from coordinator.training.record import (
     CANCEL,
@@ -16,6 +16,7 @@ from coordinator.training.record import (
     PREPARING,
     QUEUED,
     STOPPING,
+    SUCCEEDED,
     attempting,
     copy,
     duration,
@@ -74,9 +75,10 @@ def reached(job: training_pb2.Job, seen: Seen) -> int:
     """The last step that is known to have been made in a job's newest attempt.
 
     Heartbeats lag behind: a worker that has ended says how far it came, and who has written a checkpoint made its step.
+    A federated job's clients say which round they trained in, and it may be under way.
     """
     known = [job.attempt.from_step, seen.step]
-    for status in seen.statuses.values():
+    for status in (seen.statuses[rank] for rank in writers(job) if rank in seen.statuses):
         known += [status.step, *(each.step for each in status.checkpoints if each.attempt == job.attempt.number)]
     return max([*known, job.step] if job.phase == FINISHING else known)  # it was written when its workers were done
 
@@ -109,13 +111,13 @@ def brought_back(job: training_pb2.Job, seen: Seen, loss: Loss) -> Move:
     if job.order:
         return Move(released(made, seen.now_ns))
     again = max(0, made.step - made.checkpoint.step) if attempting(job) else 0
-    made.lost_steps += again
     made.failures += 1
     budget = job.spec.restarts.failures if job.spec.restarts.HasField("failures") else 3
     if made.failures > budget:
         made.failures = budget
         error = f"{loss.error}; it was brought back {budget} times before, as often as it may be"
         return Move(failed(made, seen.now_ns, error), lacked=True)
+    made.lost_steps += again  # of a job that is given up they are not made again
     reason = f"goes on from step {made.checkpoint.step} after {loss.error}; {_again(again)}"
     if not attempting(job):
         return Move(entered(made, QUEUED, seen.now_ns, loss.error))
@@ -123,6 +125,24 @@ def brought_back(job: training_pb2.Job, seen: Seen, loss: Loss) -> Move:
     if found.workers:
         return Move(begin(made, found, seen, reason))
     return Move(entered(made, QUEUED, seen.now_ns, f"{loss.error}; {found.reason}"))
+
+
+def gives_way(job: training_pb2.Job, seen: Seen, why: str) -> training_pb2.Job:
+    """It gives its nodes to others: with a checkpoint when it trains, at once when it does not yet."""
+    made = copy(job)
+    made.preemptions += 1
+    restarts = job.spec.restarts
+    if restarts.HasField("preemptions") and made.preemptions > restarts.preemptions:
+        return failed(job, seen.now_ns, f"it had to give its nodes up {made.preemptions} times; the last time: {why}")
+    if job.phase == PREPARING:
+        return entered(made, QUEUED, seen.now_ns, why)
+    return stopping(made, seen.now_ns, why)
+
+
+def succeeded(job: training_pb2.Job, now_ns: int) -> training_pb2.Job:
+    """The record of a job whose result is there."""
+    said = f"recorded as {job.model}" if job.model else "its result is not kept"
+    return ended(job, SUCCEEDED, now_ns, f"trained {job.step} steps; {said}")
 
 
 def released(job: training_pb2.Job, now_ns: int) -> training_pb2.Job:

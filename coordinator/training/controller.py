@@ -19,10 +19,11 @@ from coordinator.faults import Faults
 from coordinator.loads import ByNode, Loads
 from coordinator.mirror import Mirror
 from coordinator.placing import placed
+from coordinator.settings import LessonSettings
 from coordinator.state import State
-from coordinator.training.advance import advance, succeeded
-from coordinator.training.attempts import overtaken
-from coordinator.training.lessons import lesson
+from coordinator.training.advance import advance
+from coordinator.training.attempts import overtaken, succeeded
+from coordinator.training.lessons import taught
 from coordinator.training.look import Look, moves, unheld
 from coordinator.training.losses import SUCCEEDED
 from coordinator.training.orders import FINISH, statuses_of
@@ -65,6 +66,7 @@ class TrainingController:
     results: Results
     points: Callable[[training_pb2.Job], Awaitable[Sequence[training_pb2.MetricPoint]]]
     """What its rank 0 has measured of a job."""
+    lessons: LessonSettings = field(default_factory=LessonSettings)
     clock: Callable[[], float] = time.monotonic
     now_ns: Callable[[], int] = time.time_ns
     _watch: JobWatch = field(default_factory=JobWatch, init=False)
@@ -151,11 +153,11 @@ class TrainingController:
                     return
 
     async def _write(self, state: State, move: Move, fence: Created) -> bool:
-        """Writes a job's record, and what it teaches when it is over, in one transaction on what was decided on."""
+        """Writes a job's record, and what it teaches, in one transaction on what was decided on."""
         made, before = move.job, state.jobs[move.job.id]
         guards: list[Created | Unchanged] = [fence, Unchanged(keys.job(made.id), state.job_revisions[made.id])]
         changes: list[Put | Delete] = [Put(keys.job(made.id), keys.encode(made))]
-        if is_over(made) and (table := lesson(made, state.strategies, lacked=move.lacked)) is not None:
+        if (table := taught(state, made, self.lessons, lacked=move.lacked)) is not None:
             guards.append(Unchanged(keys.STRATEGIES, state.strategies_revision))
             changes.append(Put(keys.STRATEGIES, keys.encode(table)))
         try:

@@ -53,54 +53,6 @@ class Orders:
         return self._all
 
 
-Known = tuple[str, ...]
-"""Ids of jobs, sorted."""
-
-
-@dataclass
-class KnownJobs:
-    """Remembers which jobs each node may hold something of: those whose records name it, ended or not."""
-
-    _records: Mapping[str, training_pb2.Job] = field(default_factory=dict, init=False)
-    _nodes: dict[str, frozenset[str]] = field(default_factory=dict, init=False)
-    """By job."""
-    _all: dict[str, Known] = field(default_factory=dict, init=False)
-
-    def of(self, state: State) -> Mapping[str, Known]:
-        """The jobs of each node that has some; the same object as before when none has changed."""
-        if state.jobs is self._records:
-            return self._all
-        before, self._records = self._records, state.jobs
-        changed: defaultdict[str, dict[str, bool]] = defaultdict(dict)
-        for job_id in before.keys() | state.jobs.keys():
-            job = state.jobs.get(job_id)
-            if job is before.get(job_id):
-                continue
-            had, has = self._nodes.pop(job_id, frozenset()), _named(job)
-            if job is not None:
-                self._nodes[job_id] = has
-            for node in had ^ has:
-                changed[node][job_id] = node in has
-        if changed:
-            self._all = {**self._all, **{node: _with(self._all.get(node, ()), jobs) for node, jobs in changed.items()}}
-            self._all = {node: jobs for node, jobs in self._all.items() if jobs}
-        return self._all
-
-
-def _named(job: training_pb2.Job | None) -> frozenset[str]:
-    """Nodes that ran a worker of a job, or plan it: of a job with many, those of its newest attempt in any case."""
-    return frozenset((*job.nodes, *nodes_of(job))) if job is not None else frozenset()
-
-
-def _with(known: Known, changes: Mapping[str, bool]) -> Known:
-    return tuple(sorted({*known, *changes} - {job_id for job_id, there in changes.items() if not there}))
-
-
-def tasks_of(state: State) -> ByNode:
-    """The tasks of each node that has some, by id."""
-    return Orders().of(state)
-
-
 def statuses_of(state: State, job: training_pb2.Job, kind: training_pb2.TaskKind.ValueType = TRAIN) -> Statuses:
     """What agents say of the newest attempt's workers, by rank; of nodes that are away, what they said last."""
     attempt = 0 if kind == PLAN else job.attempt.number

@@ -27,9 +27,10 @@ def progress_of(
     """A job's progress. `points` are all that rank 0 has measured, oldest first; `slowness` remembers earlier looks."""
     workers = _workers(state, job, loads, slowness or Slowness()) if job.attempt.number else []
     running = [worker.progress for worker in workers if worker.HasField("progress")]
-    known = [point for point in (*points, *(each.point for each in running)) if _is_measured(point)]
+    ahead = [each for each in running if each.rank == 0 or not is_federated(job)]  # clients are in the next round
+    known = [point for point in (*points, *(each.point for each in ahead)) if _is_measured(point)]
     last = max(known, key=lambda point: (point.attempt, point.step), default=training_pb2.MetricPoint())
-    reached = max((each.point.step for each in running), default=0)
+    reached = max((each.point.step for each in ahead), default=0)
     made = training_pb2.JobProgress(
         step=max(reached, job.attempt.from_step) if attempting(job) else max(job.step, job.attempt.from_step),
         steps=job.plan.steps,

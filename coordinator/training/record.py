@@ -24,6 +24,7 @@ PAUSE = training_pb2.JOB_ORDER_PAUSE
 CANCEL = training_pb2.JOB_ORDER_CANCEL
 
 _BUSY = (PLANNING, PREPARING, TRAINING, STOPPING, FINISHING)
+_WAITING = (QUEUED, PLANNING, PREPARING)
 _ATTEMPTING = (PREPARING, TRAINING, STOPPING, FINISHING)
 _STATE_OF = {QUEUED: PENDING, **dict.fromkeys(_BUSY, RUNNING)}
 MOST_NODES = 32
@@ -63,12 +64,20 @@ def copy(job: training_pb2.Job) -> training_pb2.Job:
 def entered(
     job: training_pb2.Job, phase: training_pb2.JobPhase.ValueType, now_ns: int, reason: str
 ) -> training_pb2.Job:
-    """A copy in another phase, from now on. What its workers took until now is added up when it leaves an attempt."""
+    """A copy in another phase, from now on.
+
+    What its workers took until now is added up when it leaves an attempt. Its wait goes on until they train: being
+    planned, or a preparation that fails, does not put it behind others again.
+    """
     made = copy(job)
     if attempting(job) and phase not in _ATTEMPTING:
         made.ran.CopyFrom(duration(ran_ns(job, now_ns)))
     made.phase, made.state, made.reason = phase, _STATE_OF.get(phase, job.state), reason[:MOST_TEXT]
     made.phase_at.CopyFrom(timestamp(now_ns))
+    if phase not in _WAITING:
+        made.ClearField("waiting_since")
+    elif not made.HasField("waiting_since"):
+        made.waiting_since.CopyFrom(timestamp(now_ns))
     return made
 
 
@@ -110,6 +119,18 @@ def ran_ns(job: training_pb2.Job, now_ns: int) -> int:
 def attempt_ns(job: training_pb2.Job) -> int:
     """When its newest attempt began, in nanoseconds since the epoch."""
     return job.attempt.began_at.ToNanoseconds()
+
+
+def in_phase_s(job: training_pb2.Job, now_ns: int) -> float:
+    """Seconds since its phase began."""
+    return max(0, now_ns - job.phase_at.ToNanoseconds()) / 1e9
+
+
+def waited_s(job: training_pb2.Job, now_ns: int) -> float:
+    """Seconds that it has wanted nodes without training; 0 for a job that trains, is paused or is over."""
+    if not job.HasField("waiting_since"):
+        return 0.0
+    return max(0, now_ns - job.waiting_since.ToNanoseconds()) / 1e9
 
 
 def remembered(nodes: list[str], before: list[str]) -> list[str]:

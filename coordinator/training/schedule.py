@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from aimesh.membership.v1 import membership_pb2
 from aimesh.training.v1 import training_pb2
 from coordinator.training.needs import least_workers, most_workers, need_of, shares_nodes
-from coordinator.training.record import FINISHING, PREPARING, QUEUED, STOPPING, TRAINING, is_over
+from coordinator.training.record import FINISHING, PREPARING, QUEUED, STOPPING, TRAINING, is_over, waited_s
 from coordinator.training.rooms import Room, Rooms
 
 LIKE = 1.1
@@ -50,9 +50,11 @@ def offer(job: training_pb2.Job, rooms: Rooms, speeds: Mapping[str, float] | Non
 
 
 def waits_long(job: training_pb2.Job, now_ns: int) -> bool:
-    """Whether a job has waited for nodes for so long that others of its priority may not pass it any more."""
-    waited_s = (now_ns - job.phase_at.ToNanoseconds()) / 1e9
-    return job.phase == QUEUED and not job.order and waited_s > PATIENCE_S
+    """Whether a job has waited for nodes for so long that others of its priority may not pass it any more.
+
+    The wait counts from when it was first queued, through planning and attempts that never trained.
+    """
+    return job.phase == QUEUED and not job.order and waited_s(job, now_ns) > PATIENCE_S
 
 
 def to_keep(job: training_pb2.Job, rooms: Rooms) -> list[str]:
@@ -223,4 +225,6 @@ def _waiting(least: int, can: int, reasons: Mapping[str, str]) -> str:
     what = "1 worker" if least == 1 else f"{least} workers"
     shown = "; ".join(f"{node}: {why}" for node, why in sorted(reasons.items())[:_SHOWN])
     more = f"; and {len(reasons) - _SHOWN} more nodes" if len(reasons) > _SHOWN else ""
-    return f"waits for {what}, there is room for {can}" + (f" ({shown}{more})" if shown else " (no node is there)")
+    if not shown:
+        shown = "without GPUs of their own, one on each node" if can else "no node is there"
+    return f"waits for {what}, there is room for {can} ({shown}{more})"

@@ -13,7 +13,7 @@ from aimesh.training.v1 import training_pb2
 from coordinator.loads import ByNode
 from coordinator.state import State
 from coordinator.training.orders import FINISH, PLAN, TRAIN, speaks, statuses_of
-from coordinator.training.record import FINISHING, PLANNING, PREPARING, busy
+from coordinator.training.record import FINISHING, PLANNING, PREPARING, busy, is_federated
 
 SILENT_S = 3.0
 """How long a node may be silent before its workers count as lost: an agent that is started anew needs less."""
@@ -98,13 +98,14 @@ class JobWatch:
 
 
 def _follow(job: training_pb2.Job, course: _Course, loads: ByNode, now: float) -> None:
+    """Of a federated job the aggregator makes the rounds: clients speak of the one that is under way."""
     for worker in job.attempt.workers:
         for task in loads.get(worker.node, membership_pb2.Load()).tasks:
             if (task.job, task.attempt, task.rank) != (job.id, job.attempt.number, worker.rank):
                 continue
             if task.samples_per_s > 0:
                 course.speeds[worker.node] = task.samples_per_s
-            if task.point.step > course.step:
+            if task.point.step > course.step and (worker.rank == 0 or not is_federated(job)):
                 course.step, course.moved_at = task.point.step, now
 
 

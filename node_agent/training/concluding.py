@@ -49,13 +49,12 @@ async def _end_of(standing: Standing, seats: Seats, heard: Heard) -> Outcome:
     seat = seats.main
     if seats.over_limit:
         raise TaskFailedError(seats.over_limit, may_retry=False)
-    process = seat.process
     known = standing.state.processes
     standing.state.processes = {name: each for name, each in known.items() if name != seat.role.name}
     if message := seats.killed_by_group(seat):
         raise TaskFailedError(message, may_retry=False)
     ending = Ending(
-        code=process.exit_status if process is not None else None,
+        code=await seat.status(),
         done=heard.said.done,
         ended=seat.ended,
         out_of_memory=seats.out_of_memory,

@@ -84,6 +84,8 @@ class Heard:
                 self.waiting = True
             case "port":
                 status.port = event.port
+            case "link":
+                status.link.CopyFrom(event.link)  # goes with the next report: it is worth none of its own
             case "point":
                 self._progress.point.CopyFrom(event.point)
                 self._progress.samples_per_s = event.samples_per_s

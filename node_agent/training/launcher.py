@@ -20,14 +20,17 @@ from meshkit.process import ProcessId, end_group
 from node_agent.training import limits
 from node_agent.training.environment import Site, argv, environment
 from node_agent.training.folder import TRAINING, Folder
-from node_agent.training.spare import Spare
+from node_agent.training.zygote import Forked
+from node_agent.training.zygotes import Zygotes
 from node_agent.triton.logfile import LogFile
 from node_agent.triton.process import TritonProcess as Process
 
 log = structlog.get_logger()
 
 WORKER = "training.worker"
-SPARE = "training.spare"
+ZYGOTE = "training.zygote"
+_STATUS_S = 1.0
+"""A process is seen to exit before what it was forked from tells how."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Role:
     host: bool = False
     """Whether it is the one at which the workers meet."""
 
+    @property
+    def forks(self) -> bool:
+        """Whether it can be forked from a process that has imported what it needs."""
+        return self.module == WORKER
+
 
 @dataclass
 class Seat:
@@ -49,6 +57,8 @@ class Seat:
     folder: Folder
     log: LogFile
     process: Process | None = None
+    forked: Forked | None = None
+    """The same process, when it was forked."""
     group: Path | None = None
     ended: bool = False
     """Whether this agent ended it."""
@@ -57,6 +67,12 @@ class Seat:
     def gone(self) -> bool:
         """Whether there is no process, or it has exited."""
         return self.process is None or self.process.exited
+
+    async def status(self) -> int | None:
+        """How its process ended, once it has exited. Of one that was forked that is told a moment later."""
+        if self.forked is not None:
+            await self.forked.told_within(_STATUS_S)
+        return self.process.exit_status if self.process is not None else None
 
     async def end(self, grace_s: float) -> None:
         """SIGTERM, then SIGKILL to its whole group after so many seconds; returns when it is dead."""
@@ -89,38 +105,40 @@ class Launcher:
     log_bytes: int
     groups: limits.Groups
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    spare: Spare = field(default_factory=Spare)
+    zygotes: Zygotes = field(default_factory=Zygotes)
 
-    def keep_spare(self, task: training_pb2.TrainingTask, folder: Folder) -> None:
-        """Sees to it that there is a process that an attempt after this task's can begin with.
+    async def warm(self, task: training_pb2.TrainingTask, folder: Folder) -> None:
+        """Sees to it that there is a process that this task's worker, and those after it, can be forked from.
 
-        Raises InvalidInputError when the task does not fit the node.
+        Raises OSError when the folder cannot be written, InvalidInputError when the task does not fit the node.
         """
-        self.spare.keep(argv(self.python, SPARE, folder.path), environment(task, self.site, self.environ), self.nice)
+        if not self.zygotes.due:
+            return
+        if not await asyncio.to_thread(folder.task.exists):
+            await asyncio.to_thread(write_task, folder, task)
+        environ = environment(task, self.site, self.environ)
+        self.zygotes.start(argv(self.python, ZYGOTE, folder.path), environ, self.nice)
 
     def seat(self, role: Role, folder: Folder) -> Seat:
         """A place for a process."""
         return Seat(role, folder, LogFile(folder.log, self.log_bytes))
 
-    async def start(self, seat: Seat, task: training_pb2.TrainingTask, memory_bytes: int) -> None:
-        """Writes the task into the folder and starts the seat's process.
+    async def start(self, seat: Seat, task: training_pb2.TrainingTask, memory_bytes: int, within_s: float) -> None:
+        """Writes the task into the folder and starts the seat's process, a worker by a fork if one comes within_s.
 
         Raises OSError when it cannot be started, InvalidInputError when the task does not fit the node.
         """
-        command = argv(self.python, seat.role.module, seat.folder.path)
         environ = environment(task, self.site, self.environ, host=seat.role.host)
         await asyncio.to_thread(write_task, seat.folder, task)
         name = f"{task.job}-{task.attempt}-{task.rank}-{seat.role.name}"
         seat.group = await asyncio.to_thread(self.groups.make, name, memory_bytes)
-        child = self.spare.take(seat.folder.path, environ) if seat.role.module == WORKER else None
-        spare = child is not None
-        if child is None:
-            child = _popen(command, seat, environ)
+        forked = await self.zygotes.fork(seat.folder.path, environ, within_s) if seat.role.forks else None
+        child = forked or _popen(argv(self.python, seat.role.module, seat.folder.path), seat, environ)
         failpoint("worker.started")
-        seat.process, seat.ended = Process(ProcessId.of(child.pid), child), False
-        if seat.group is not None and not limits.enter(seat.group, child.pid):
-            seat.group = None
-        limits.stand_back(child.pid, self.nice)
+        self._take(seat, child)
+        seat.forked = forked
+        if forked is not None:
+            forked.begin()
         log.info(
             "task.started",
             job=task.job,
@@ -128,8 +146,19 @@ class Launcher:
             rank=task.rank,
             role=seat.role.name,
             pid=child.pid,
-            spare=spare,
+            forked=forked is not None,
         )
+
+    def _take(self, seat: Seat, child: Forked | subprocess.Popen[bytes]) -> None:
+        """Gives the seat a process that has just been made, and holds it back. Raises ProcessLookupError."""
+        try:
+            known = ProcessId.of(child.pid)
+        except psutil.NoSuchProcess:
+            raise ProcessLookupError(f"process {child.pid} was ended before it began") from None
+        seat.process, seat.ended = Process(known, child), False
+        if seat.group is not None and not limits.enter(seat.group, child.pid):
+            seat.group = None
+        limits.stand_back(child.pid, self.nice)
 
 
 def _popen(command: list[str], seat: Seat, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -162,10 +191,19 @@ def write_go(folder: Folder, task: training_pb2.TrainingTask) -> None:
 def end_workers(data_dir: Path, known: Collection[ProcessId] = ()) -> list[int]:
     """Ends the processes of this directory's tasks that are not among `known`; gives their pids. Blocks.
 
-    One may have been started just before its agent was killed, and nobody has written down which.
+    One may have been started just before its agent was killed, and nobody has written down which. Workers that were
+    forked have the command line of what they were forked from; that may fork one more while this looks.
     """
-    root = str((data_dir / TRAINING).resolve())
-    ended = []
+    ended: list[int] = []
+    while found := _strays(str((data_dir / TRAINING).resolve()), known):
+        for process in found:
+            end_group(process, grace_s=2.0)
+            ended.append(process.pid)
+    return ended
+
+
+def _strays(root: str, known: Collection[ProcessId]) -> list[ProcessId]:
+    strays = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         if not (len(command) > 4 and command[2] == "-m" and command[-1].startswith(f"{root}/")):
@@ -174,7 +212,6 @@ def end_workers(data_dir: Path, known: Collection[ProcessId] = ()) -> list[int]:
             found = ProcessId.of(process.pid)
         except psutil.NoSuchProcess:
             continue
-        if not any(each.pid == found.pid and each.started_as(found) for each in known):
-            end_group(found, grace_s=2.0)
-            ended.append(found.pid)
-    return ended
+        if found.alive() and not any(each.pid == found.pid and each.started_as(found) for each in known):
+            strays.append(found)
+    return strays

@@ -120,7 +120,10 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def resident(processes: list[psutil.Process]) -> int:
-    """Resident bytes of some processes. Pages that they share are counted for each."""
+    """Resident bytes of some processes. Pages that they share are counted for each.
+
+    So a worker's are as many as if it had not been forked, and hold those of what it was forked from.
+    """
     total = 0
     for process in processes:
         with contextlib.suppress(psutil.Error):

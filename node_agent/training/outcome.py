@@ -47,7 +47,7 @@ def outcome(ending: Ending) -> Outcome:
     message = f"the process {_how(ending)}"
     if done is not None:
         message += " after it had said that it was done"
-    if ending.log:
+    if ending.log and ending.code != -signal.SIGKILL:  # of that a process knows nothing
         message += f"; its log ends with: {ending.log[-_MOST_LOG:]}"
     return Outcome(training_pb2.TASK_STATE_FAILED, message, may_retry=by_signal or ending.ended or done is not None)
 
@@ -75,7 +75,7 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def last_lines(text: str, most: int = 12) -> str:
+def last_lines(text: str, most: int = 5) -> str:
     """The last lines that say something, in one."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return " | ".join(line[:300] for line in lines[-most:])

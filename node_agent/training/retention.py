@@ -18,6 +18,7 @@ class Retention:
 
     clock: Callable[[], float] = time.monotonic
     _known: Collection[str] | None = field(default=None, init=False)
+    _unfinished: Collection[str] = field(default=(), init=False)
     _unknown_at: dict[str, float] = field(default_factory=dict, init=False)
     """When a job that is held here was first seen to be unknown."""
 
@@ -25,9 +26,22 @@ class Retention:
         """Takes what a coordinator says; one of an older version says nothing."""
         if assignments.HasField("jobs"):
             self._known = frozenset(assignments.jobs.ids)
+            self._unfinished = frozenset(assignments.jobs.unfinished)
 
-    def gone(self, job: str) -> bool:
-        """Whether a job that is held here was removed from the mesh. Ask again and again."""
+    def lets_go(self, job: str, *, old: bool) -> bool:
+        """Whether what is held here of a job is to be removed. Ask again and again.
+
+        At any age when the mesh knows the job no more: it was removed, or many others ended after it. Otherwise when it
+        is `old`, unless the job has not ended: one that is paused for long goes on from what lies here.
+        """
+        if self._gone(job):
+            return True
+        if not old or self._known is None or job in self._unfinished:
+            return False
+        self._unknown_at.pop(job, None)
+        return True
+
+    def _gone(self, job: str) -> bool:
         if self._known is None or job in self._known:
             self._unknown_at.pop(job, None)
             return False

@@ -55,6 +55,16 @@ class Seats:
         return any(not seat.gone for seat in self.taken.values())
 
     @property
+    def forks(self) -> bool:
+        """Whether a process of the task can be forked."""
+        return any(role is not None and role.forks for role in (self.cast.main, self.cast.client))
+
+    async def warm(self) -> None:
+        """Sees to it that there is something to fork the task's worker from. Raises what `Launcher.warm` raises."""
+        if self.forks:
+            await self._standing.tools.launcher.warm(self._standing.task, self._standing.folder)
+
+    @property
     def out_of_memory(self) -> bool:
         """Whether the kernel has ended a process for want of memory since one was started here. Blocks on the disk."""
         return read_oom_kills() > self._oom_kills
@@ -64,7 +74,7 @@ class Seats:
         standing = self._standing
         self._oom_kills = await asyncio.to_thread(read_oom_kills)
         task = _unsaid(standing.task) if waits else standing.task
-        await standing.tools.launcher.start(seat, task, self._memory_limit())
+        await standing.tools.launcher.start(seat, task, self._memory_limit(), standing.tools.prepare_timeout_s)
         assert seat.process is not None
         self.started_at = time.monotonic()
         standing.state.processes[seat.role.name] = seat.process.id

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any
 
 from aimesh.training.v1 import training_pb2
 from node_agent.threads import uninterrupted
@@ -45,15 +47,16 @@ class Starting:
         self._heard.forget()
         standing.status.port = 0
         await standing.set(PREPARING)
+        await self._seats.warm()
         await preparer.prepare(standing.task, standing.folder, standing.tell)
         if self._cast.client is not None:
             await uninterrupted(share, standing.folder, standing.folder.client)
-        if not self._cast.waits:
-            await preparer.bring_checkpoint(standing.task, standing.folder, standing.tell)
-        for role in self._cast.early:
-            await self._seats.start(self._seats.seat(role), waits=True)
+        checkpoint = preparer.bring_checkpoint(standing.task, standing.folder, standing.tell)
         if self._cast.waits:  # it comes while they import what they need
-            await preparer.bring_checkpoint(standing.task, standing.folder, standing.tell)
+            await _together(self._start_early(), checkpoint)
+        else:
+            await checkpoint
+            await self._start_early()
         await self._until_open()
         await standing.set(READY)
 
@@ -89,6 +92,10 @@ class Starting:
         self._standing.status.pid = seat.process.pid
         await self._standing.set(RUNNING)
 
+    async def _start_early(self) -> None:
+        for role in self._cast.early:
+            await self._seats.start(self._seats.seat(role), waits=True)
+
     async def _until_open(self) -> None:
         """Waits until the process at which the workers meet says where it listens, and the worker that it waits."""
         host, status, timeout_s = self._cast.host, self._standing.status, self._standing.tools.prepare_timeout_s
@@ -119,11 +126,20 @@ class Starting:
     async def _host_lost(self, seat: Seat) -> None:
         """Raises TaskFailedError with what it said, or with how it ended."""
         self._check_error()
-        code = seat.process.exit_status if seat.process is not None else None
-        how = outcome(Ending(code=code, log=await log_text(self._standing.folder)))
+        how = outcome(Ending(code=await seat.status(), log=await log_text(self._standing.folder)))
         raise TaskFailedError(f"{seat.role.name}: {how.message}", may_retry=True)
 
     def _check_error(self) -> None:
         """Raises TaskFailedError with the error that the main process has named, if any."""
         if self._standing.over:
             raise TaskFailedError(self._standing.status.message, may_retry=self._standing.status.may_retry)
+
+
+async def _together(*work: Coroutine[Any, Any, None]) -> None:
+    """Does all of it at a time. Raises the first error of any; the others are cancelled."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in work:
+                group.create_task(each)
+    except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None

@@ -7,27 +7,25 @@ handed over, and the next goes on with them.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from aimesh.training.v1 import training_pb2
-from meshkit.errors import AimeshError, InvalidInputError
+from meshkit.errors import InvalidInputError
 from node_agent.store import ModelStore
 from node_agent.threads import uninterrupted
-from node_agent.training.folder import TRAINING, Folder, TaskKey
+from node_agent.training.folder import Folder, TaskKey
 from node_agent.training.holding import Pins
 from node_agent.training.launcher import end_workers
 from node_agent.training.needs import digests_of
 from node_agent.training.prepare import strip
-from node_agent.training.retention import Retention
+from node_agent.training.retired import Keeping, Retired
 from node_agent.training.state import TaskState, load_all
+from node_agent.training.tending import GpuMemory, Tending
 from node_agent.training.tools import Tools
 from node_agent.training.work import TaskWork
 
@@ -37,31 +35,7 @@ _END_S = 5.0
 """What is assigned no more gets so long after SIGTERM."""
 _SUPERSEDED_S = 0.5
 """And so long when the job goes on with another attempt, which waits for its end."""
-_MEASURE_S = 1.0
-_SPARE_S = 30.0
-"""So long a process stays ready after the last worker was assigned here."""
-_DAY_S = 86_400.0
 _SWEEP_S = 30.0
-
-
-class GpuMemory(Protocol):
-    """What tells which process has how much of the GPUs' memory."""
-
-    def by_process(self) -> dict[int, int]:
-        """Bytes by process id. Blocks for some milliseconds."""
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """Where tasks lie, and how long they stay."""
-
-    data_dir: Path
-    keep_days: float
-
-    @property
-    def root(self) -> Path:
-        """Of all jobs."""
-        return self.data_dir / TRAINING
 
 
 class Tasks:
@@ -78,7 +52,6 @@ class Tasks:
     ) -> None:
         """`tools` makes what tasks work with; `now` gives seconds since the epoch."""
         self._keeping = keeping
-        self._gpus = gpus
         self._now = now
         self._pins = Pins(store, clock)
         self._wanted: dict[TaskKey, training_pb2.TrainingTask] = {}
@@ -87,18 +60,16 @@ class Tasks:
         self._running: dict[TaskKey, asyncio.Task[None]] = {}
         self._ending: dict[TaskKey, TaskWork] = {}
         self._ends: dict[TaskKey, asyncio.Task[None]] = {}
-        self._retired: dict[TaskKey, TaskState] = {}
-        """Of tasks that are assigned no more."""
+        self._retired = Retired(keeping)
         self._group: asyncio.TaskGroup | None = None
         self._leaving = False
-        self._trained_at = 0.0
-        """Seconds since the epoch when a worker was assigned last."""
         self._moved = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever `report` may have changed."""
-        self.retention = Retention()
+        self.retention = self._retired.retention
         """Which jobs the mesh knows."""
         self._tools = tools(self)
+        self._tending = Tending(gpus, self._tools.launcher.zygotes, clock)
 
     @property
     def root(self) -> Path:
@@ -140,7 +111,7 @@ class Tasks:
         found = await asyncio.to_thread(load_all, self.root)
         for folder, state in found:
             if state.retired_at is not None:
-                self._retired[state.key] = state
+                self._retired.add(state)
                 continue
             work = TaskWork(state, folder, self._tools)
             work.adopt()
@@ -158,13 +129,13 @@ class Tasks:
                 for key in self._works:
                     self._begin(key)
                 self._step()
-                group.create_task(self._measure())
+                group.create_task(self._tending.tend(self._works.values))
                 await self._sweep_forever()
         finally:
             self._group = None
             for work in (*self._works.values(), *self._ending.values()):
                 work.release()
-            await self._tools.launcher.spare.end()
+            await self._tools.launcher.zygotes.end()
 
     async def leave(self, within_s: float) -> None:
         """Stops workers at a checkpoint, each in the time given, and ends all else; `run` goes on until cancelled."""
@@ -198,7 +169,7 @@ class Tasks:
                 self._works[key].update(task)
             elif key not in self._ending:  # else it is begun anew when that is over
                 folder = Folder(self.root / key.job / key.folder)
-                self._retired.pop(key, None)
+                self._retired.discard(key)
                 self._works[key] = TaskWork(TaskState.new(task), folder, self._tools)
                 self._begin(key)
         self._pin()
@@ -221,7 +192,7 @@ class Tasks:
             await uninterrupted(work.state.save, work.folder)
         except OSError as error:
             log.warning("task.not_retired", job=key.job, reason=str(error))
-        self._retired[key] = work.state
+        self._retired.add(work.state)
         del self._ending[key], self._ends[key]
         log.info("task.ended", job=key.job, attempt=key.attempt, rank=key.rank, kind=key.word)
         self._step()
@@ -241,35 +212,7 @@ class Tasks:
                 needed |= digests_of(work.task)
             except InvalidInputError:  # the task has failed with that
                 continue
-        spare = {digest for state in self._retired.values() for digest in state.made()}
-        self._pins.set(needed | made, made, spare)
-
-    async def _measure(self) -> None:
-        while True:
-            await asyncio.sleep(_MEASURE_S)
-            busy = [work for work in self._works.values() if work.busy]
-            if busy:
-                await uninterrupted(self._look, busy)
-            await self._see_to_spare()
-
-    async def _see_to_spare(self) -> None:
-        """Keeps a process ready for the next attempt while jobs train here, and a little longer."""
-        trains = [work for work in self._works.values() if work.task.kind == training_pb2.TASK_KIND_TRAIN]
-        if trains:
-            self._trained_at = self._now()
-        settled = next((work for work in trains if work.needs_spare), None)
-        try:
-            if self._now() - self._trained_at > _SPARE_S or self._leaving:
-                await self._tools.launcher.spare.end()
-            elif settled is not None:
-                self._tools.launcher.keep_spare(settled.task, settled.folder)
-        except AimeshError as error:
-            log.warning("spare.not_started", reason=error.message)
-
-    def _look(self, works: list[TaskWork]) -> None:
-        on_gpu = self._gpus.by_process()
-        for work in works:
-            work.measure(on_gpu)
+        self._pins.set(needed | made, made, self._retired.made())
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -277,18 +220,6 @@ class Tasks:
             await asyncio.sleep(_SWEEP_S)
 
     async def _sweep(self) -> None:
-        """Removes the folders of jobs that have had no task here for so long, or that were removed from the mesh.
-
-        Their checkpoints are let go of.
-        """
-        latest: dict[str, float] = {}
-        for key, state in self._retired.items():
-            latest[key.job] = max(latest.get(key.job, 0.0), state.retired_at or 0.0)
-        busy = {key.job for key in (*self._works, *self._ending)}
-        for job, at in latest.items():
-            old = self._now() - at > self._keeping.keep_days * _DAY_S
-            if job not in busy and (self.retention.gone(job) or old):
-                await uninterrupted(shutil.rmtree, self.root / job, ignore_errors=True)
-                self._retired = {key: state for key, state in self._retired.items() if key.job != job}
-                log.info("task.removed", job=job)
+        """Lets go of what nobody needs any more."""
+        await self._retired.sweep({key.job for key in (*self._works, *self._ending)}, self._now())
         self._pin()

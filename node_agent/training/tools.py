@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from node_agent.store import ModelStore
+from node_agent.training.fitness import Fitness
 from node_agent.training.launcher import Launcher
 from node_agent.training.prepare import Preparer
 from node_agent.training.state import TaskState
@@ -32,8 +33,12 @@ class Tools:
     memory_share: float
     prepare_timeout_s: float
     stop_grace_s: float
-    unfit: str
-    """Why no worker can run on this node; empty when they can."""
+    fitness: Fitness
     on_change: Callable[[], None]
     others_gone: Callable[[TaskState], Awaitable[None]]
     """Returns once no older attempt of the same job has a process on this node."""
+
+    @property
+    def unfit(self) -> str:
+        """Why no worker can run on this node; empty when they can."""
+        return self.fitness.unfit

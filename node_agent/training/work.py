@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import AimeshError, InvalidInputError, PreconditionError
@@ -13,15 +12,11 @@ from node_agent.training.copies import hold_copies
 from node_agent.training.folder import Folder
 from node_agent.training.following import Following
 from node_agent.training.heard import Heard
-from node_agent.training.launcher import WORKER
 from node_agent.training.seats import TERM_S, Seats
 from node_agent.training.standing import FAILED, RUNNING, Standing
 from node_agent.training.starting import Starting
 from node_agent.training.state import TaskState
 from node_agent.training.tools import TaskFailedError, Tools
-
-_SETTLED_S = 3.0
-"""A worker that was started so long ago is through with its own start."""
 
 
 class TaskWork:
@@ -113,11 +108,13 @@ class TaskWork:
         """Whether a process of it runs that trains."""
         return self.seats.busy
 
-    @property
-    def needs_spare(self) -> bool:
-        """Whether a worker has trained here for a while, which another attempt may follow any time."""
-        settled = time.monotonic() - self.seats.started_at > _SETTLED_S
-        return self.seats.cast.main.module == WORKER and self.status.state == RUNNING and settled
+    async def warm(self) -> None:
+        """Sees to it, while it trains, that there is something to fork the worker of another attempt from.
+
+        Raises what `Launcher.warm` raises.
+        """
+        if self.status.state == RUNNING:
+            await self.seats.warm()
 
     def update(self, task: training_pb2.TrainingTask) -> None:
         """Takes what the coordinator says of it now."""

@@ -8,15 +8,27 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from meshkit.process import ProcessId
 from node_agent.triton.leftover import kill_group
 
 
+class Child(Protocol):
+    """A process whose exit status this one is told: its own (subprocess.Popen), or one that another forked for it."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Negative for a signal; None while it is not known."""
+
+    def poll(self) -> int | None:
+        """The same, looked for anew. Does not block."""
+
+
 class TritonProcess:
     """Leads a process group of its own. Used in one event loop; `release` or `kill_group` ends its use."""
 
-    def __init__(self, known: ProcessId, child: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, known: ProcessId, child: Child | None = None) -> None:
         """Raises ProcessLookupError when that process is gone. `child` is None when another agent started it."""
         self.id = known
         self._child = child
@@ -94,5 +106,5 @@ class TritonProcess:
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._descriptor)
         if self._child is not None:
-            self._child.wait()
+            self._child.poll()
         self._exited.set()

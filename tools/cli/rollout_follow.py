@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 import grpc
 import grpc.aio
@@ -15,6 +14,7 @@ from rich.live import Live
 from aimesh.rollout.v1 import rollout_pb2
 from meshkit.errors import PreconditionError
 from tools.cli.client import run
+from tools.cli.interrupt import interruptible
 from tools.cli.output import console, print_json
 from tools.cli.plain import plain
 from tools.cli.rollout_client import follow
@@ -27,16 +27,19 @@ _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 def follow_live(mesh: Mesh, name: str) -> None:
-    """Shows it until its end; line by line where there is no terminal. Raises PreconditionError when it went back."""
+    """Shows it until its end; line by line where there is no terminal. Raises PreconditionError when it went back.
+
+    Exit code 130 after Ctrl-C, which the rollout does not notice.
+    """
     last: list[rollout_pb2.Rollout] = []
-    with suppress(KeyboardInterrupt):
+    with interruptible(f"the rollout of {name}", f"aimesh rollout abort {name}"):
         run(_lively(mesh, name, last))
-        _check(last[-1])
+    _check(last[-1])
 
 
 def follow_json(mesh: Mesh, name: str) -> None:
     """One document a line at each change."""
-    with suppress(KeyboardInterrupt):
+    with interruptible(f"the rollout of {name}", f"aimesh rollout abort {name}"):
         run(_json(mesh, name))
 
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 
 import grpc.aio
 from rich.live import Live
@@ -14,6 +13,7 @@ from rich.live import Live
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import AimeshError, PreconditionError, UnavailableError
 from tools.cli.client import run
+from tools.cli.interrupt import interruptible
 from tools.cli.output import console
 from tools.cli.target import Mesh
 from tools.cli.train_client import AGAIN_S, GONE, follow
@@ -27,26 +27,30 @@ View = training_pb2.WatchJobResponse
 
 
 def follow_live(mesh: Mesh, job: str) -> None:
-    """Shows it until its end; lines where there is no terminal. Raises PreconditionError when it failed."""
+    """Shows it until its end; lines where there is no terminal. Raises PreconditionError when it failed.
+
+    Exit code 130 after Ctrl-C, which the job does not notice: how it ends is not known.
+    """
     seen: list[View] = []
-    with suppress(KeyboardInterrupt):
+    with interruptible(job, f"aimesh train cancel {job}"):
         run(_lively(mesh, job, seen) if console().is_terminal else _lines(mesh, job, seen))
-        check(seen[-1].job)
+    check(seen[-1].job)
 
 
 def follow_json(mesh: Mesh, job: str) -> None:
-    """One document a line as it goes on. Exit code 5 when it failed."""
+    """One document a line as it goes on. Exit code 5 when it failed, 130 after Ctrl-C."""
     seen: list[View] = []
-    with suppress(KeyboardInterrupt):
+    with interruptible(job, f"aimesh train cancel {job}"):
         run(_json(mesh, job, seen))
-        if seen[-1].job.state == training_pb2.JOB_STATE_FAILED:
-            raise SystemExit(PreconditionError.exit_code)
+    if seen[-1].job.state == training_pb2.JOB_STATE_FAILED:
+        raise SystemExit(PreconditionError.exit_code)
 
 
 def follow_quietly(mesh: Mesh, job: str) -> View:
-    """The job once it has ended, however."""
+    """The job once it has ended, however. Exit code 130 after Ctrl-C."""
     seen: list[View] = []
-    run(_each(mesh, job, seen, lambda _: None))
+    with interruptible(job, f"aimesh train cancel {job}"):
+        run(_each(mesh, job, seen, lambda _: None))
     return seen[-1]
 
 
@@ -59,7 +63,7 @@ def check(job: training_pb2.Job) -> None:
 
 
 async def _lively(mesh: Mesh, job: str, seen: list[View]) -> None:
-    with Live(console=console(), auto_refresh=False, vertical_overflow="visible") as live:
+    with Live(console=console(), auto_refresh=False) as live:
         await _each(mesh, job, seen, lambda view: live.update(shown(view.job, view.progress), refresh=True))
 
 

@@ -13,14 +13,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aimesh.training.v1 import training_pb2
+    from tools.training.planning import Planned
 
 strategy = typer.Typer(name="strategy", help="What the mesh has learned of strategies.", no_args_is_help=True)
 
 
 def plan(
-    job: Annotated[Path, typer.Argument(metavar="job.toml", help="The job's file.")],
+    job: Annotated[
+        Path | None, typer.Argument(metavar="[job.toml]", show_default=False, help="The job's file.")
+    ] = None,
     nodes: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Plan for so many nodes, all alike, without any mesh.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Plan by a model's file or folder in place of the job's code: nothing is loaded or run."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="With --model: samples to learn from.")] = 10_000,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="With --model: most workers; 4, or what the job says.")
     ] = None,
     as_json: Json = False,
     state_dir: StateDir = None,
@@ -30,14 +41,29 @@ def plan(
     With a mesh at hand for its nodes and what it has learned, else for as many nodes as the job asks for. The job's
     code runs on this machine to look at the model.
 
+    With [bold]--model[/bold] a file says what the model is (a torch.export program, a state dict, safetensors, GGUF,
+    ONNX, or a folder of them): its profile, its size class, what it needs, and how it can be shared out; the job's file
+    may be left out.
+
     Example: [bold]aimesh train plan training/examples/ddp.toml --nodes 4[/bold]
+
+    Example: [bold]aimesh train plan --model model.safetensors --samples 100000 --workers 8[/bold]
     """
+    from meshkit.errors import InvalidInputError
     from tools.cli.output import console, print_json, progress_console
     from tools.training.jobfile import read_job
     from tools.training.pack import Packed, pack
     from tools.training.plan_view import planned, planned_json
     from tools.training.planning import alike, plan_here
 
+    if model is not None:
+        made = _by_file(model, job, samples, workers, nodes)
+        console().print(planned(made)) if not as_json else print_json(planned_json(made))
+        return
+    if job is None:
+        raise InvalidInputError(
+            "neither a job nor a model is named", hint="aimesh train plan job.toml, or --model FILE"
+        )
     packed = pack(read_job(job))
     packed = Packed(_checked(packed.spec), packed.paths, packed.contents)
     found, table = _mesh(state_dir, packed.spec.resources.gpus) if nodes is None else (alike(nodes), None)
@@ -66,6 +92,20 @@ def explain(as_json: Json = False, state_dir: StateDir = None) -> None:
         print_json(learned_json(table))
     else:
         console().print(learned(table))
+
+
+def _by_file(model: Path, job: Path | None, samples: int, workers: int | None, nodes: int | None) -> Planned:
+    """The plan of a job with a model's file in place of its code; without a job, of one that says nothing else."""
+    from aimesh.training.v1 import training_pb2
+    from tools.training.jobfile import read_job
+    from tools.training.pack import pack
+    from tools.training.planning import alike, plan_model
+
+    spec = training_pb2.JobSpec(name=model.name, epochs=1) if job is None else _checked(pack(read_job(job)).spec)
+    most = workers or (max(spec.resources.max_workers, spec.resources.min_workers) if job is not None else 4)
+    spec.resources.max_workers = most
+    spec.resources.min_workers = min(spec.resources.min_workers, most)
+    return plan_model(model, spec, samples, alike(nodes or most))
 
 
 def _checked(spec: training_pb2.JobSpec) -> training_pb2.JobSpec:

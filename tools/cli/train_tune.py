@@ -37,7 +37,6 @@ Storage = Annotated[
         "Otherwise tuning.db in the mesh's state directory.",
     ),
 ]
-INTERRUPTED = 130
 
 
 @tune.command()
@@ -56,6 +55,7 @@ def start(
     Example: [bold]aimesh train tune start training/examples/tune.toml --trials 30 --parallel 4[/bold]
     """
     _need_optuna()
+    from tools.cli.interrupt import INTERRUPTED
     from tools.cli.output import print_json
     from tools.cli.target import find_mesh
     from tools.tuning.studyfile import read_study
@@ -115,7 +115,7 @@ def list_(storage: Storage = None, as_json: Json = False, state_dir: StateDir = 
     """
     _need_optuna()
     from tools.cli.output import console, print_json
-    from tools.tuning.ledger import names
+    from tools.tuning.storage import names
     from tools.tuning.view import headline
 
     url = _url(storage, _folder(state_dir))
@@ -138,6 +138,7 @@ def _search(mesh: Mesh, ledger: Ledger, asked: StudyFile) -> training_pb2.Job | 
     from tools.cli.client import run
     from tools.cli.train_upload import upload
     from tools.training.pack import pack
+    from tools.tuning.records import best_of
     from tools.tuning.samplers import most_trials
     from tools.tuning.search import Search, publish
     from tools.tuning.studyfile import facts
@@ -147,8 +148,10 @@ def _search(mesh: Mesh, ledger: Ledger, asked: StudyFile) -> training_pb2.Job | 
     packed = pack(asked.job)
     ledger.begin(tuned, facts(tuned, packed.spec))
     upload(mesh, packed)
-    ended = len(ledger.trials()) - ledger.running()
-    with Watching(tuned.study, tuned.metric, tuned.direction, ended, most_trials(tuned)) as watching:
+    trials = ledger.trials()
+    ended, best = len(trials) - ledger.running(), best_of(trials, tuned.direction == "maximize")
+    before = best.value if best is not None else None
+    with Watching(tuned.study, tuned.metric, tuned.direction, ended, most_trials(tuned), before) as watching:
         run(Search(mesh, ledger, tuned, packed.spec, watching.show).run())
     return run(publish(mesh, ledger, tuned, packed.spec)) if tuned.publish else None
 
@@ -166,7 +169,8 @@ def _ledger(storage: str | None, name: str, folder: Path | None) -> Iterator[Led
     from contextlib import suppress
 
     from meshkit.errors import UnavailableError
-    from tools.tuning.ledger import Ledger, open_storage
+    from tools.tuning.ledger import Ledger
+    from tools.tuning.storage import open_storage
 
     opened, where = open_storage(_url(storage, folder))
     ledger = Ledger(opened, name, where)
@@ -242,7 +246,5 @@ def _print_end(study: Study, published: training_pb2.Job | None) -> None:
 def _say_interrupted(name: str) -> None:
     from tools.cli.output import progress_console
 
-    progress_console().print(
-        f"Stopped following study {name}; jobs that were submitted run on, and the same command goes on with them.",
-        soft_wrap=True,
-    )
+    said = f"Stopped following study {name}; jobs that were submitted run on.\n  The same command goes on with them."
+    progress_console().print(said, soft_wrap=True)

@@ -15,6 +15,7 @@ from tools.cli.plain import plain
 from tools.training.planning import Planned
 from tools.training.status import strategy_word
 from tools.training.view import figure, span
+from training.plan.explain import Share
 
 _SHARES_SHOWN = 64
 _LAYERS_SHOWN = 6
@@ -23,6 +24,11 @@ _LAYERS_SHOWN = 6
 def planned(found: Planned) -> RenderableType:
     """What `aimesh train plan` prints."""
     plan = found.plan
+    others = [
+        part
+        for strategy, shares in found.possible.items()
+        for part in (Text(), Text.assemble("With ", (strategy_word(strategy), "bold"), ":"), _shares(shares))
+    ]
     return Group(
         Text.assemble((f"{found.spec.name}: ", "bold"), (strategy_word(plan.strategy), "bold green")),
         Text(plan.reason),
@@ -34,7 +40,8 @@ def planned(found: Planned) -> RenderableType:
         _options(plan),
         _basis(plan),
         Text(),
-        _shares(found),
+        _shares(found.shares),
+        *others,
     )
 
 
@@ -44,7 +51,14 @@ def planned_json(found: Planned) -> dict[str, Any]:
     made["strategy"] = strategy_word(found.plan.strategy)
     for option, held in zip(made["options"], found.plan.options, strict=True):
         option["strategy"] = strategy_word(held.strategy)
-    made["shares"] = [
+    made["shares"] = _plain_shares(found.shares)
+    if found.possible:
+        made["possible"] = {strategy_word(strategy): _plain_shares(each) for strategy, each in found.possible.items()}
+    return {"name": found.spec.name, **made}
+
+
+def _plain_shares(shares: Sequence[Share]) -> list[dict[str, Any]]:
+    return [
         {
             "rank": share.rank,
             "batch": list(share.batch),
@@ -52,9 +66,8 @@ def planned_json(found: Planned) -> dict[str, Any]:
             "layers": list(share.layers),
             "clients": list(share.clients) if share.clients else None,
         }
-        for share in found.shares
+        for share in shares
     ]
-    return {"name": found.spec.name, **made}
 
 
 def learned(table: training_pb2.StrategyTable) -> RenderableType:
@@ -91,9 +104,11 @@ def learned_json(table: training_pb2.StrategyTable) -> dict[str, Any]:
 def _model(plan: training_pb2.JobPlan) -> RenderableType:
     model = plan.model
     kept = f", {plan.holdout} held back" if plan.holdout else ""
+    known = f"{human_bytes(model.activation_bytes)} of activations"
+    activations = known if model.activation_bytes else "activations not known"
     rows = [
         ("model", f"{model.size_class}, {model.family}: {model.parameters:,} parameters in {len(model.layers)} parts"),
-        ("a sample", f"{figure(model.flops)} operations forward, {human_bytes(model.activation_bytes)} of activations"),
+        ("a sample", f"{figure(model.flops)} operations forward, {activations}"),
         ("data", f"{plan.samples:,} samples{kept}"),
         ("length", f"{plan.steps:,} {'rounds' if plan.strategy == training_pb2.STRATEGY_FEDERATED else 'steps'}"),
         ("known by", model.source),
@@ -148,10 +163,10 @@ def _basis(plan: training_pb2.JobPlan) -> Text:
     )
 
 
-def _shares(found: Planned) -> RenderableType:
-    if not found.shares:
+def _shares(shares: Sequence[Share]) -> RenderableType:
+    if not shares:
         return Text("No worker has anything to do.", style="dim")
-    clients, layers = any(one.clients for one in found.shares), any(one.layers for one in found.shares)
+    clients, layers = any(one.clients for one in shares), any(one.layers for one in shares)
     table = Table(box=None, pad_edge=False)
     for title in (
         "RANK",
@@ -161,7 +176,7 @@ def _shares(found: Planned) -> RenderableType:
         *(["LAYERS"] if layers else []),
     ):
         table.add_column(title)
-    for share in found.shares[:_SHARES_SHOWN]:
+    for share in shares[:_SHARES_SHOWN]:
         table.add_row(
             str(share.rank),
             f"{share.batch[0]} to {share.batch[1] - 1}" if share.batch[1] > share.batch[0] else "none",
@@ -169,8 +184,8 @@ def _shares(found: Planned) -> RenderableType:
             *([_range(share.clients)] if clients else []),
             *([_layers(share.layers)] if layers else []),
         )
-    if len(found.shares) > _SHARES_SHOWN:
-        table.add_row("…", f"and {len(found.shares) - _SHARES_SHOWN} more")
+    if len(shares) > _SHARES_SHOWN:
+        table.add_row("…", f"and {len(shares) - _SHARES_SHOWN} more")
     return table
 
 

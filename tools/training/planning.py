@@ -7,8 +7,8 @@ import io
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aimesh.cluster.v1 import cluster_pb2
@@ -28,6 +28,8 @@ class Planned:
     spec: training_pb2.JobSpec
     plan: training_pb2.JobPlan
     shares: Sequence[Share]
+    possible: Mapping[int, Sequence[Share]] = field(default_factory=dict)
+    """Of a model's file: the shares under every other strategy of several workers that can be used."""
 
 
 def plan_here(
@@ -53,6 +55,28 @@ def plan_here(
                 f"the job's code called exit({error.code!r})", hint="let it return", reason="BAD_TRAINER"
             ) from None
     return Planned(packed.spec, plan, explain(packed.spec, plan, chosen(packed.spec, plan, nodes)))
+
+
+def plan_model(path: Path, spec: training_pb2.JobSpec, samples: int, nodes: Sequence[training_pb2.Worker]) -> Planned:
+    """The plan of a job that would train the model in a file or folder, of which nothing is loaded or run.
+
+    Needs no torch. Raises InvalidInputError for a file that says too little, PATH_MISSING, and STRATEGY_REFUSED.
+    """
+    from training.analyse.file import analyse_file
+    from training.strategy.job import plan_job
+
+    analysis = analyse_file(path, samples, gpu=spec.resources.gpus > 0)
+    plan = plan_job(spec, analysis, nodes, training_pb2.StrategyTable())
+
+    def shares(strategy: training_pb2.Strategy.ValueType, workers: int) -> list[Share]:
+        other = training_pb2.JobPlan()
+        other.CopyFrom(plan)
+        other.strategy, other.workers = strategy, workers
+        return explain(spec, other, chosen(spec, other, nodes))
+
+    others = [each for each in plan.options if each.step_s and each.workers > 1 and each.strategy != plan.strategy]
+    possible: dict[int, Sequence[Share]] = {each.strategy: shares(each.strategy, each.workers) for each in others}
+    return Planned(spec, plan, shares(plan.strategy, plan.workers), possible)
 
 
 def lay_out(packed: Packed, folder: Path) -> None:

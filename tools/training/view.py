@@ -16,8 +16,9 @@ from tools.training.curve import draw, extent
 from tools.training.status import loss_of, phase_of, recorded, state_of, strategy_of
 
 STATES = {"RUNNING": "cyan", "PAUSED": "yellow", "SUCCEEDED": "green", "FAILED": "red"}
-_BAR, _CURVE, _ROWS = 44, 60, 8
+_BAR, _CURVE, _ROWS = 36, 60, 8
 _OVER = (training_pb2.JOB_STATE_SUCCEEDED, training_pb2.JOB_STATE_FAILED)
+_LARGE = 1e8
 _TELLS = ("loss", "accuracy", "samples_per_s")
 """Results that come first."""
 
@@ -99,8 +100,11 @@ def results_table(results: Mapping[str, float]) -> Table:
 
 
 def figure(value: float | None) -> str:
-    """Four digits that count; empty for what is not known."""
-    return "" if value is None else f"{value:.4g}"
+    """Four digits that count, as 0.05407, 17,130 or 1e+10; empty for what is not known."""
+    if value is None:
+        return ""
+    short = f"{value:.4g}"
+    return f"{float(short):,.0f}" if 1e4 <= abs(value) < _LARGE else short
 
 
 def span(seconds: float) -> str:
@@ -157,8 +161,10 @@ def _workers(job: training_pb2.Job, progress: training_pb2.JobProgress) -> Itera
     if not progress.workers or job.state in _OVER:
         return
     table = Table(box=None, pad_edge=False)
-    for title in ("RANK", "NODE", "PID", "STATE", "STEP", "SAMPLES/S", "MEMORY", "GPU", ""):
-        table.add_column(title, justify="right" if title in ("RANK", "PID", "STEP", "SAMPLES/S", "MEMORY") else "left")
+    for title in ("RANK", "NODE", "PID", "STATE", "STEP", "OWN SAMPLES/S", "MEMORY", "GPU", ""):
+        table.add_column(
+            title, justify="right" if title in ("RANK", "PID", "STEP", "OWN SAMPLES/S", "MEMORY") else "left"
+        )
     for worker in progress.workers:
         done = worker.progress
         table.add_row(

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from tools.training.view import figure
 from tools.tuning.course import PARTS
-from tools.tuning.ledger import best_of
+from tools.tuning.records import best_of
 
 STATES = {"complete": "green", "pruned": "yellow", "fail": "red", "running": "cyan"}
 FEWEST_FOR_IMPORTANCE = 8

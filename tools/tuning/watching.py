@@ -18,11 +18,14 @@ _MOST_SHOWN = 6
 class Watching:
     """A context in which `show(going)` brings the picture up to date."""
 
-    def __init__(self, study: str, metric: str, direction: str, ended: int, most: int) -> None:
-        """`ended` trials were there before, with `most` the study has all."""
+    def __init__(
+        self, study: str, metric: str, direction: str, ended: int, most: int, best: float | None = None
+    ) -> None:
+        """`ended` trials were there before, `best` is what they came to; with `most` the study has all."""
         self.metric = metric
         self.better = max if direction == "maximize" else min
         self._before = ended
+        self._best = [] if best is None else [best]
         self._told: set[int] = set()
         self._console = progress_console()
         columns = (
@@ -57,7 +60,7 @@ class Watching:
             self._progress.update(self._task, completed=done, far=self._far(going))
 
     def _far(self, going: Going) -> str:
-        values = [found.value for found in going.ended.values() if found.value is not None]
+        values = [*self._best, *(found.value for found in going.ended.values() if found.value is not None)]
         best = f"best {figure(self.better(values))}  " if values else ""
         running = sorted(going.running.items())
         more = f" and {len(running) - _MOST_SHOWN} more" if len(running) > _MOST_SHOWN else ""

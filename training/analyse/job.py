@@ -25,7 +25,7 @@ from training.data.samples import Samples
 from training.entry import calling
 from training.plan.tensor import Pair
 from training.run.group import device_of
-from training.strategy.model import BASE_BYTES, CPU_FLOPS, GPU_FLOPS, LOOP_S, OVERHEAD_S, Basis
+from training.strategy.model import BASE_BYTES, CPU_FLOPS, GPU_FLOPS, LOOP_S, OVERHEAD_S, Basis, Network
 from training.strategy.network import network_to
 from training.trainer import Entry
 
@@ -50,9 +50,15 @@ class _Built:
 
 
 def analyse_job(
-    spec: training_pb2.JobSpec, entry: Entry, nodes: Sequence[training_pb2.Worker], budget_s: float | None = None
+    spec: training_pb2.JobSpec,
+    entry: Entry,
+    nodes: Sequence[training_pb2.Worker],
+    budget_s: float | None = None,
+    links: Sequence[training_pb2.Link] = (),
 ) -> Analysis:
     """Everything that planning needs to know of a job; real steps are measured for `budget_s`, 2 s when not said.
+
+    `links` is what jobs have measured of the network between workers.
 
     Raises InvalidInputError (BAD_DATA, BAD_TRAINER).
     """
@@ -73,7 +79,14 @@ def analyse_job(
         units=units,
         unit_bytes=unit_bytes,
         base_bytes=base_bytes,
-        basis=_basis(spec, entry, samples, built.profile, nodes, BUDGET_S if budget_s is None else budget_s),
+        basis=_basis(
+            spec,
+            entry,
+            samples,
+            built.profile,
+            network_to(nodes, links, gpu=spec.resources.gpus > 0),
+            BUDGET_S if budget_s is None else budget_s,
+        ),
     )
 
 
@@ -159,10 +172,10 @@ def _basis(
     entry: Entry,
     samples: Samples,
     profile: training_pb2.ModelProfile,
-    nodes: Sequence[training_pb2.Worker],
+    known: tuple[Network, str],
     budget_s: float,
 ) -> Basis:
-    network, words = network_to(nodes)
+    network, words = known
     assumed = GPU_FLOPS if spec.resources.gpus else CPU_FLOPS
     if profile.parameters > MOST_MEASURED or budget_s <= 0:
         return Basis(assumed, OVERHEAD_S, network, f"speed assumed; {words}")

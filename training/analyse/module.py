@@ -36,18 +36,6 @@ class _Seen:
         return sum(storage.nbytes() for address, storage in self.kept.items() if address not in own)
 
 
-def profile_module(
-    model: nn.Module, forward: Callable[[], object], samples: int, parts: Parts = (), *, source: str = ""
-) -> training_pb2.ModelProfile:
-    """The profile of a model of which `forward()` makes one pass over so many samples, the loss included.
-
-    Operations are those that torch counts (products, convolutions, attention; 2 for a multiplication with its
-    addition), activations what autograd keeps beyond parameters and buffers; both are divided by the samples. On the
-    device "meta" this takes no memory and no time to speak of. Raises what `forward` raises.
-    """
-    return profile_and_flops(model, forward, samples, parts, source=source)[0]
-
-
 def profile_and_flops(
     model: nn.Module,
     forward: Callable[[], object],
@@ -57,7 +45,13 @@ def profile_and_flops(
     *,
     source: str = "",
 ) -> tuple[training_pb2.ModelProfile, dict[str, float]]:
-    """The same, and the operations a sample of every part and watched module, by name."""
+    """The profile of a model of which `forward()` makes one pass over so many samples, the loss included; and the
+    operations a sample of every part and watched module, by name.
+
+    Operations are those that torch counts (products, convolutions, attention; 2 for a multiplication with its
+    addition), activations what autograd keeps beyond parameters and buffers; both are divided by the samples. On the
+    device "meta" this takes no memory and no time to speak of. Raises what `forward` raises.
+    """
     seen = _observe(forward, list(dict([*parts, *watched]).items()))
     profile = _profile(model, seen, samples, parts, source)
     return profile, {name: flops / samples for name, flops in seen.part_flops.items()}

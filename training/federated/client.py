@@ -1,181 +1,130 @@
 """The clients of one node: each takes rounds from the aggregator, trains on its own data, and sends what changed.
 
-They wait side by side and train one after the other. The aggregator may be away for a while: they come again.
+They wait side by side and train one after the other. The aggregator may be away for a while: they come again. After the
+last round each measures the last model on the samples that it holds out, where data is its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
-import grpc
 import grpc.aio
 import numpy as np
-from torch import nn
 
-from aimesh.training.v1 import federated_pb2, federated_pb2_grpc
-from meshkit.backoff import Backoff
+from aimesh.training.v1 import federated_pb2
 from meshkit.channel import aio_channel
-from meshkit.errors import AimeshError, InvalidInputError, UnavailableError
-from meshkit.grpc_errors import from_call
-from meshkit.tls import TlsSettings, channel_credentials
+from meshkit.errors import InvalidInputError
+from meshkit.tls import channel_credentials
 from training.building import build
 from training.data.order import Indices
-from training.federated import local
+from training.federated import answers, local
 from training.federated.aggregator import tls_of_environment
-from training.federated.population import Share, shares
+from training.federated.link import Aggregator
+from training.federated.node import Client, Node
+from training.federated.population import shares
 from training.federated.variates import Variates
-from training.federated.wire import CONTROL, Array, Gathered, Reader, Tensors, layout_of, parts_of, with_control
+from training.federated.wire import CONTROL, Array, Tensors, layout_of, with_control
 from training.process import Process
 from training.run.finish import evaluate
 from training.run.group import Group, device_of
-from training.trainer import Entry
-
-_READ_S = 60.0
-"""How long the next part of a model may take."""
-_SEND_S = 600.0
-"""How long an update may take."""
-_AWAY_S = 120.0
-"""How long the aggregator may be away before the process gives up, for its agent to decide."""
-_LOOK_S = 0.3
-_MOST_REFUSED = 3
-"""Updates refused one after the other before a client says that it is wrong."""
-_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
-_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-
-
-@dataclass
-class _Node:
-    """What the clients of a node share."""
-
-    process: Process
-    entry: Entry
-    model: nn.Module
-    group: Group
-    variates: Variates
-    stub: federated_pb2_grpc.FederatedServiceAsyncStub
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Of the one that trains: they share the model and the node's cores."""
-    heard_s: float = field(default_factory=time.monotonic)
-    """When the aggregator was there last."""
-
-
-@dataclass
-class _Client:
-    """One client."""
-
-    share: Share
-    last_round: int = 0
-    refused: int = 0
-    """Updates refused one after the other."""
-    backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.1, most_s=2.0))
 
 
 def take_part(process: Process) -> None:
     """Takes part in a job until it is over or the process is told to stop. Raises what goes wrong."""
     process.seen("loading the trainer and its data")
     entry = build(process.task.spec, process.folder.root)
-    mine = shares(process.task, entry)
+    clients = [Client(share) for share in shares(process.task, entry)]
     device = device_of()
     process.seen("making the model")
     model = entry.model().to(device)
-    last = asyncio.run(_all(process, entry, model, mine, Group(0, 1, device)))
-    process.events.done(last, stopped=process.stopping())
+    variates = Variates(process.folder.root.parent / "clients")
+    asyncio.run(_all(Node(process, entry, model, Group(0, 1, device), variates), clients))
+    process.events.done(max(client.last_round for client in clients), stopped=process.stopping())
 
 
-async def _all(process: Process, entry: Entry, model: nn.Module, mine: list[Share], group: Group) -> int:
-    """Carries all clients through; gives the last round that any took part in."""
-    async with _channel(process.task.rendezvous, tls_of_environment()) as channel:
-        stub: Any = federated_pb2_grpc.FederatedServiceStub(channel)
-        variates = Variates(process.folder.root.parent / "clients")
-        node = _Node(process, entry, model, group, variates, stub)
-        clients = [_Client(share) for share in mine]
+async def _all(node: Node, clients: list[Client]) -> None:
+    """Carries all clients through."""
+    credentials = channel_credentials(tls_of_environment())
+    async with aio_channel(node.process.task.rendezvous, credentials=credentials) as channel:
+        aggregator = Aggregator(node.process, channel)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for client in clients:
-                    tasks.create_task(_rounds(node, client))
+                    tasks.create_task(_rounds(node, aggregator, client))
         except BaseExceptionGroup as several:
             error = _first(several)
             if not isinstance(error, local.StoppedError):
                 raise error from several
-    return max(client.last_round for client in clients)
 
 
-async def _rounds(node: _Node, client: _Client) -> None:
+async def _rounds(node: Node, aggregator: Aggregator, client: Client) -> None:
     """Round after round until the job is over. Raises StoppedError when the process is to end."""
     while True:
         try:
-            if not await _round(node, client):
+            if not await _round(node, aggregator, client):
                 return
             client.backoff.reset()
         except grpc.aio.AioRpcError as error:
-            await _again(node, client, error)
+            await aggregator.again(client, error)
 
 
-async def _round(node: _Node, client: _Client) -> bool:
+async def _round(node: Node, aggregator: Aggregator, client: Client) -> bool:
     """Waits for a round and takes part in it; False when the job is over. Raises AioRpcError."""
-    process = node.process
-    request = federated_pb2.TakeRoundRequest(
-        job=process.task.job,
-        client=client.share.client,
-        samples=len(client.share.learn),
-        last_round=client.last_round,
-    )
-    call = node.stub.TakeRound(request)
+    call = aggregator.ask(client)
     try:
-        first = await _wait(node, call)
+        first = await aggregator.first(call)
         if first.over:
             return False
         async with node.turn:
-            given = await _model(node, first.round, call)
-            began = time.monotonic()
-            process.place.doing = f"training in round {first.round.number} as client {client.share.client}"
-            trained, own = await asyncio.to_thread(_train, node, client, first.round, given)
-            _point(node, client, first.round, trained, time.monotonic() - began)
+            answer = await _work(node, aggregator, client, first.round, call)
     finally:
         call.cancel()
-    await _send(node, client, first.round, trained, own)
+    await answer()
     return True
 
 
-async def _wait(node: _Node, call: Any) -> federated_pb2.TakeRoundResponse:
-    """The first answer, however long it takes. Raises StoppedError, AioRpcError."""
-    reading = asyncio.ensure_future(call.read())
+async def _work(
+    node: Node, aggregator: Aggregator, client: Client, said: federated_pb2.Round, call: Any
+) -> Callable[[], Awaitable[None]]:
+    """Trains the round's model, or measures it when it is the last; gives what sends the answer. Raises AioRpcError."""
     try:
-        while True:
-            done, _ = await asyncio.wait({reading}, timeout=_LOOK_S)
-            node.process.seen()
-            if node.process.stopping():
-                raise local.StoppedError
-            if done:
-                found: federated_pb2.TakeRoundResponse = reading.result()
-                return found
-    finally:
-        reading.cancel()
+        given = await _given(node, aggregator, client, said, call)
+        if said.evaluation:
+            values = await asyncio.to_thread(_measure, node, client, given)
+            return partial(answers.send_values, node, aggregator, client, values)
+        trained, own = await asyncio.to_thread(_train, node, client, said, given)
+        return partial(answers.send_update, node, aggregator, client, said, trained, own)
+    except InvalidInputError as error:
+        await answers.give_up(node, aggregator, client, said, error)
+        raise
 
 
-async def _model(node: _Node, said: federated_pb2.Round, call: Any) -> Tensors:
-    """The round's tensors. Raises AioRpcError, InvalidInputError when they are not this trainer's."""
+async def _given(node: Node, aggregator: Aggregator, client: Client, said: federated_pb2.Round, call: Any) -> Tensors:
+    """The round's tensors. Raises AioRpcError, InvalidInputError (BAD_UPDATE) when they are not this trainer's."""
     layout = layout_of(local.travelling(node.model))
     if said.scaffold:
         layout = with_control(layout, local.trained_names(node.model))
-    gathered = Gathered(layout)
-    reader = Reader(layout, gathered)
-    while (answer := await _read(call)) is not _EOF:
-        node.process.seen()
-        reader.take(answer.part)
-    reader.end()
-    node.heard_s = time.monotonic()
-    return gathered.tensors
+    try:
+        return await aggregator.model(call, layout)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"the model of job {node.process.task.job} is another than client {client.number}'s trainer makes: "
+            f"{error.message}",
+            hint="the trainer's model must not depend on what data a node has",
+            reason=error.reason,
+        ) from None
 
 
 def _train(
-    node: _Node, client: _Client, said: federated_pb2.Round, given: Tensors
+    node: Node, client: Client, said: federated_pb2.Round, given: Tensors
 ) -> tuple[local.Trained, dict[str, Array]]:
     """Evaluates the round's model where samples are held out, trains it, keeps the variate; runs in a thread."""
+    began = time.monotonic()
+    node.process.place.doing = f"training in round {said.number} as client {client.number}"
     own: dict[str, Array] = {}
     if said.scaffold:
         zeros = {
@@ -183,11 +132,8 @@ def _train(
             for name, array in given.items()
             if name.startswith(CONTROL)
         }
-        own = node.variates.load(client.share.client, said.counted, zeros)
-    values: dict[str, float] = {}
-    if len(client.share.kept):
-        local.load(node.model, {name: array for name, array in given.items() if not name.startswith(CONTROL)})
-        values = evaluate(node.entry, client.share.kept, node.model, node.group, node.process)
+        own = node.variates.load(client.number, said.counted, zeros)
+    values = _measure(node, client, given)
 
     def seen(step: int, batch: Indices) -> bool:
         node.process.seen()
@@ -195,105 +141,20 @@ def _train(
         return node.process.stopping()
 
     trained = local.train(node.entry, node.model, client.share.learn, said, given, own, node.group, seen)
+    trained = local.with_values(trained, values)
     node.process.place.step = 0
     if said.scaffold:
-        node.variates.save(client.share.client, said.number, said.counted, trained.control)
-    return local.with_values(trained, values), own
+        node.variates.save(client.number, said.number, said.counted, trained.control)
+    answers.point(node, client, said, trained, time.monotonic() - began)
+    return trained, own
 
 
-async def _send(node: _Node, client: _Client, said: federated_pb2.Round, trained: local.Trained, own: Tensors) -> None:
-    """Sends the update until it is taken, refused, or too late. Raises InvalidInputError when it is always refused."""
-    header = federated_pb2.UpdateHeader(
-        job=node.process.task.job,
-        client=client.share.client,
-        round=said.number,
-        samples=len(client.share.learn),
-        loss=trained.loss,
-        steps=trained.steps,
-        values=trained.values,
-    )
-    changes = {CONTROL + name: trained.control[name] - own[name] for name in trained.control}
-    while True:
-        try:
-            await node.stub.SendUpdate(_requests(header, {**trained.difference, **changes}), timeout=_SEND_S)
-        except grpc.aio.AioRpcError as error:
-            if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
-                _refused(client, from_call(error))
-                return
-            if error.code() == grpc.StatusCode.ABORTED:
-                print(f"client {client.share.client}: {error.details()}", flush=True)  # noqa: T201  # the log
-                return
-            await _again(node, client, error)
-        else:
-            client.last_round, client.refused = said.number, 0
-            node.heard_s = time.monotonic()
-            return
-
-
-async def _requests(header: federated_pb2.UpdateHeader, tensors: Tensors) -> AsyncIterator[Any]:
-    yield federated_pb2.SendUpdateRequest(header=header)
-    for part in parts_of(tensors):
-        yield federated_pb2.SendUpdateRequest(part=part)
-
-
-def _refused(client: _Client, error: AimeshError) -> None:
-    """Goes on to the next round; says so when that has been for nothing several times. Raises InvalidInputError."""
-    print(f"client {client.share.client}: refused: {error}", flush=True)  # noqa: T201  # the worker's log
-    client.refused += 1
-    if client.refused >= _MOST_REFUSED:
-        raise InvalidInputError(
-            f"client {client.share.client}: {client.refused} updates were refused one after the other; the last: "
-            f"{error.message}",
-            hint=error.hint or "look at this client's code and data",
-            reason="UPDATES_REFUSED",
-        )
-
-
-async def _again(node: _Node, client: _Client, error: grpc.aio.AioRpcError) -> None:
-    """Waits before the next try. Raises StoppedError, UnavailableError when there is no aggregator for too long."""
-    if error.code() not in _AWAY:
-        raise from_call(error)
-    node.process.seen()
-    if node.process.stopping():
-        raise local.StoppedError
-    away = time.monotonic() - node.heard_s
-    if away > _AWAY_S:
-        raise UnavailableError(
-            f"client {client.share.client}: the aggregator at {node.process.task.rendezvous} has been away for "
-            f"{away:.0f} s: {error.details()}",
-            hint="rank 0's log says what became of it",
-            reason="PEER_LOST",
-        ) from error
-    await asyncio.sleep(client.backoff.next_delay())
-
-
-def _point(node: _Node, client: _Client, said: federated_pb2.Round, trained: local.Trained, seconds: float) -> None:
-    samples = len(client.share.learn) * said.local_epochs
-    node.process.events.point(
-        said.number,
-        trained.loss,
-        seconds,
-        {**trained.values, "client": float(client.share.client)},
-        attempt=node.process.task.attempt,
-        samples_per_s=samples / seconds if seconds else 0.0,
-    )
-
-
-async def _read(call: Any) -> Any:
-    """The next part, or _EOF. Raises AioRpcError, UnavailableError when nothing comes."""
-    try:
-        async with asyncio.timeout(_READ_S):
-            return await call.read()
-    except TimeoutError:
-        raise UnavailableError(
-            f"the aggregator sent nothing of a round's model for {_READ_S:g} s",
-            hint="rank 0's log says what became of it",
-            reason="PEER_LOST",
-        ) from None
-
-
-def _channel(target: str, tls: TlsSettings) -> grpc.aio.Channel:
-    return aio_channel(target, credentials=channel_credentials(tls))
+def _measure(node: Node, client: Client, given: Tensors) -> dict[str, float]:
+    """What a round's model does on the samples that the client holds out; nothing where it holds none."""
+    if not len(client.share.kept):
+        return {}
+    local.load(node.model, {name: array for name, array in given.items() if not name.startswith(CONTROL)})
+    return evaluate(node.entry, client.share.kept, node.model, node.group, node.process)
 
 
 def _first(group: BaseException) -> BaseException:

@@ -10,12 +10,14 @@ from typing import Any
 
 from aimesh.training.v1 import federated_pb2, federated_pb2_grpc
 from meshkit.auth import AuthInterceptor, check_speaks_for_node, identify
-from meshkit.errors import AimeshError, InvalidInputError, UnavailableError
+from meshkit.errors import AimeshError, InvalidInputError, SupersededError, UnavailableError
 from meshkit.server import MeshServer
 from meshkit.tls import TlsSettings, server_credentials
-from training.federated.rounds import Closed, Desk
+from training.federated.evaluation import Evaluated, Evaluation
+from training.federated.rounds import Desk
+from training.federated.underway import Closed
 from training.federated.updates import Incoming
-from training.federated.wire import PART_BYTES, parts_of, refused
+from training.federated.wire import PART_BYTES, Tensors, parts_of, refused
 
 SERVICE = "aimesh.training.v1.FederatedService"
 PART_S = 60.0
@@ -52,12 +54,14 @@ class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
         """Of the round under way: an update came, or broke off."""
         self.openings = Changes()
         """A client that was not wanted may be now. Apart, so that an update does not wake everyone who waits."""
+        self.evaluation: Evaluation | None = None
+        """After the last round, where clients measure the last model."""
         self.over = False
         self.told_over: set[int] = set()
         """Clients that know that the job is done."""
         self.seen: set[int] = set()
         """Clients that have come."""
-        self._nodes = nodes
+        self.nodes = nodes
         self._adding = asyncio.Lock()
 
     async def TakeRound(  # noqa: N802
@@ -66,10 +70,9 @@ class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
         """See the contract."""
         self._check(request.job, request.client)
         while not self.over:
-            said = self.desk.take(request.client, request.samples, time.monotonic())
+            said, tensors = self._wanted(request)  # of this round, also when the next one begins meanwhile
             self.seen.add(request.client)
             if said is not None:
-                tensors = self.desk.tensors()  # of this round, also when the next one begins meanwhile
                 yield federated_pb2.TakeRoundResponse(round=said)
                 for part in parts_of(tensors):
                     yield federated_pb2.TakeRoundResponse(part=part)
@@ -100,6 +103,19 @@ class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
             self.changes.tell()
         return federated_pb2.SendUpdateResponse(received=received)
 
+    async def SendEvaluation(  # noqa: N802
+        self, request: federated_pb2.SendEvaluationRequest, context: Any
+    ) -> federated_pb2.SendEvaluationResponse:
+        """See the contract."""
+        self._check(request.job, request.client)
+        if self.evaluation is None:
+            raise SupersededError("the last model is not there yet", hint="take the round again", reason="ROUND_OVER")
+        try:
+            self.evaluation.answer(request.client, request.samples, request.values)
+        finally:
+            self.changes.tell()
+        return federated_pb2.SendEvaluationResponse()
+
     async def close(self) -> Closed:
         """Makes the next model; updates that come meanwhile are of a round that is over. Raises OSError."""
         self.desk.closing = True
@@ -119,10 +135,28 @@ class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
         self.desk.advance(closed, time.monotonic())
         self.openings.tell()
 
+    def evaluate(self, number: int, model: Tensors) -> None:
+        """Has clients measure the model that so many rounds have made, in place of further rounds."""
+        self.evaluation = Evaluation(self.desk.settings, number, model, time.monotonic(), self.desk.away)
+        self.openings.tell()
+
+    def evaluated(self) -> Evaluated | None:
+        """What came of the evaluation; None while answers are waited for, and where there is none."""
+        if self.evaluation is None or not self.evaluation.ready(time.monotonic()):
+            return None
+        return self.evaluation.close()
+
     def finish(self) -> None:
         """Tells everyone that the job is done."""
         self.over = True
         self.openings.tell()
+
+    def _wanted(self, request: federated_pb2.TakeRoundRequest) -> tuple[federated_pb2.Round | None, Tensors]:
+        """What is wanted of a client now, if anything, and the tensors that it needs for that."""
+        now_s = time.monotonic()
+        if self.evaluation is not None:
+            return self.evaluation.take(request.client, now_s), self.evaluation.model
+        return self.desk.take(request.client, request.samples, now_s), self.desk.tensors()
 
     async def _take(self, incoming: Incoming, requests: AsyncIterator[federated_pb2.SendUpdateRequest]) -> int:
         """Reads an update to its end and adds it."""
@@ -143,9 +177,9 @@ class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
     def _check(self, job: str, client: int) -> None:
         if job != self.desk.settings.job:
             raise refused(f"job {job!r} is not the one of this aggregator, {self.desk.settings.job!r}")
-        if client >= len(self._nodes):
-            raise refused(f"client {client} is not one of the {len(self._nodes)} of this job")
-        check_speaks_for_node(self._nodes[client])
+        if client >= len(self.nodes):
+            raise refused(f"client {client} is not one of the {len(self.nodes)} of this job")
+        check_speaks_for_node(self.nodes[client])
 
 
 def federated_server(address: str, rounds: FederatedRounds, tls: TlsSettings) -> MeshServer:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from meshkit.errors import DataLossError, InvalidInputError
 from meshkit.files import sync, sync_directory
+from training.federated.settings import Settings
 from training.federated.updates import Lengths
 from training.federated.wire import CONTROL, Array, Slot, Tensors, layout_of
 
@@ -40,6 +43,12 @@ class Global:
     """Measured in the last round, by name."""
 
 
+def fresh(model: Tensors, trained: Sequence[str], settings: Settings) -> Global:
+    """The state before the first round; `trained` are the names of the parameters."""
+    control = {name: np.zeros_like(model[name]) for name in trained} if settings.scaffold else {}
+    return Global(round=0, model=model, control=control)
+
+
 def write(folder: Path, state: Global) -> dict[str, int]:
     """Writes a state as folder/<round>, on the disk when it returns. Gives the files' bytes by name. Raises OSError."""
     from safetensors.numpy import save_file
@@ -60,8 +69,8 @@ def write(folder: Path, state: Global) -> dict[str, int]:
     return {name: (place / name).stat().st_size for name in (TENSORS, FACTS)}
 
 
-def read(folder: Path, fresh: Global) -> Global:
-    """The state in a checkpoint's folder, for the model of a fresh one.
+def read(folder: Path, begun: Global) -> Global:
+    """The state in a checkpoint's folder, for the model of the one that the job begins with.
 
     Raises DataLossError when a file is missing or damaged, InvalidInputError (BAD_CHECKPOINT) when it is of another
     model.
@@ -74,8 +83,8 @@ def read(folder: Path, fresh: Global) -> Global:
         facts = json.loads((folder / FACTS).read_text())
         state = Global(
             round=int(facts["round"]),
-            model=_those(tensors, fresh.model, "", folder),
-            control=_those(tensors, fresh.control, CONTROL, folder),
+            model=_those(tensors, begun.model, "", folder),
+            control=_those(tensors, begun.control, CONTROL, folder),
             median=Lengths(**facts["median"]),
             counted={int(client): int(number) for client, number in facts["counted"].items()},
             releases=int(facts["releases"]),

@@ -82,12 +82,15 @@ class Engine(Protocol):
         ...
 
 
-def engine_for(strategy: training_pb2.Strategy.ValueType, plan: training_pb2.JobPlan | None = None) -> Engine:
+def engine_for(
+    strategy: training_pb2.Strategy.ValueType, plan: training_pb2.JobPlan | None = None, workers: int = 0
+) -> Engine:
     """The engine of a strategy. Raises InvalidInputError for those that are none (auto, federated).
 
-    A pipeline is cut by the costs of layers that the plan has; without a plan by their parameters.
+    A pipeline is cut by the costs of layers that the plan has; without a plan by their parameters. One worker, all that
+    others may have left a job, trains alone whatever the strategy: a checkpoint is the same under each.
     """
-    if strategy == training_pb2.STRATEGY_SINGLE:
+    if strategy == training_pb2.STRATEGY_SINGLE or workers == 1:
         from training.run.single import SingleEngine
 
         return SingleEngine()

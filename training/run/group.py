@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-import psutil
 import torch
 from torch import distributed
 from torch.distributed import distributed_c10d as c10d
 
 from meshkit.errors import UnavailableError
+from meshkit.interfaces import interface_of
+from training.run.link import Link, measure_link
 
 TIMEOUT = timedelta(seconds=30)
 """How long one collective may wait for the slowest worker. A connection that breaks is seen at once."""
@@ -29,6 +29,8 @@ class Group:
     rank: int
     world_size: int
     device: torch.device
+    link: Link | None = None
+    """To the others, as it was timed when they met."""
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all workers; every one of them calls it at the same point. Raises RuntimeError."""
@@ -74,7 +76,8 @@ def device_of() -> torch.device:
 def join(rank: int, world_size: int, rendezvous: str, address: str = "") -> Group:
     """Meets the other workers at the store of rank 0's agent: gloo on the CPU, NCCL for tensors on GPUs.
 
-    `address` is this node's own, at which the others reach it. Raises UnavailableError when they do not come.
+    `address` is this node's own, at which the others reach it. What lies between them is timed. Raises UnavailableError
+    when they do not come.
     """
     device = device_of()
     if device.type == "cuda":
@@ -99,27 +102,14 @@ def join(rank: int, world_size: int, rendezvous: str, address: str = "") -> Grou
         group = Group(rank, world_size, device)
         group.sum([1.0])  # all have come: from here on the short timeout holds
         c10d._set_pg_timeout(TIMEOUT, distributed.group.WORLD)
+        link = measure_link(c10d._get_default_group(), world_size, device)
     except (RuntimeError, ValueError) as error:
         raise UnavailableError(
             f"the workers did not meet at {rendezvous!r} within {JOIN_TIMEOUT.seconds} s: {error}",
             hint="a peer ended or cannot be reached; its log says more",
             reason="PEER_LOST",
         ) from error
-    return group
-
-
-def interface_of(address: str) -> str:
-    """The network interface that has an address, as a name or number; empty when there is none."""
-    try:
-        number = socket.getaddrinfo(address, None)[0][4][0] if address else ""
-    except OSError:
-        return ""
-    for interface, addresses in psutil.net_if_addrs().items():
-        for one in addresses:
-            loopback = one.address == "127.0.0.1" and str(number).startswith("127.")
-            if one.address.partition("%")[0] == number or loopback:
-                return interface
-    return ""
+    return replace(group, link=link)
 
 
 def _store(rendezvous: str, world_size: int) -> Any:

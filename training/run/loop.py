@@ -7,44 +7,30 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from aimesh.training.v1 import training_pb2
 from meshkit.errors import InvalidInputError
-from training.building import build
 from training.checkpoint.access import load, open_saver
 from training.checkpoint.api import Saver
-from training.data.builtin import builtin
 from training.process import Process
-from training.rendezvous import open_store
 from training.run.course import Course, Portion, course_of, on_device
-from training.run.engine import Engine, engine_for
+from training.run.engine import Engine
 from training.run.finish import results
 from training.run.group import Group, join
 from training.run.policy import Policy, policy_of
+from training.run.ready import Ready, make_ready
 from training.run.sanity import Sanity
 from training.run.seeds import seed_step
-from training.tasks import task_named
 from training.trainer import Entry
 
 MOST_POINTS = 20_000
 """A job of more steps writes a point every few of them: always the same ones."""
 _RECENT = 0.1
 """How much the newest step counts in a worker's speed."""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What a worker has before it meets the others."""
-
-    entry: Entry
-    engine: Engine
-    store: Any = None
-    """Of rank 0: where the workers meet, as long as this lives."""
 
 
 @dataclass
@@ -100,37 +86,6 @@ def train(process: Process) -> None:
     run.group.close()
 
 
-def make_ready(process: Process) -> Ready:
-    """The user's code with its data, and every module that the strategy needs: most of the time of a start."""
-    task, folder = process.task, process.folder
-    preload(task)
-    process.seen("loading the trainer and its data")
-    ready = Ready(build(task.spec, folder.root), engine_for(task.plan.strategy, task.plan))
-    if task.rank or len(task.workers) < 2 or task.go:
-        return ready
-    store, port = open_store(task.workers[0].address or "127.0.0.1")
-    process.events.port(port)
-    return replace(ready, store=store)
-
-
-def preload(task: training_pb2.TrainingTask) -> None:
-    """Imports what a worker of this task needs, of torch also what it would import at the first step.
-
-    But for the job's own code: that may do anything.
-    """
-    import torch._dynamo  # noqa: F401
-
-    import training.checkpoint.loader
-    import training.checkpoint.writer  # noqa: F401
-
-    if task.plan.strategy != training_pb2.STRATEGY_FEDERATED:
-        engine_for(task.plan.strategy, task.plan)
-    if task.spec.task:
-        task_named(task.spec.task)
-    if task.spec.data.builtin:
-        builtin(task.spec.data.builtin)
-
-
 def _prepare(process: Process, ready: Ready) -> Run:
     """From the user's code to an engine that is joined with the others'."""
     task, folder, entry, engine = process.task, process.folder, ready.entry, ready.engine
@@ -140,6 +95,8 @@ def _prepare(process: Process, ready: Ready) -> Run:
     process.seen("meeting the other workers")
     own = task.workers[task.rank].address if task.workers else ""
     group = join(task.rank, max(len(task.workers), 1), task.rendezvous, own)
+    if group.link is not None and not group.rank:
+        process.events.link(group.link.message(group.world_size))
     process.seen("preparing the engine")
     engine.prepare(entry, model, group)
     return Run(

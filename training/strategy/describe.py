@@ -31,8 +31,11 @@ def needs(
     words = f"a {profile.size_class} model" + (f", {profile.family}" if profile.family != "other" else "")
     defaults = training_pb2.Needs(**by_class._asdict(), source=f"by class: {words}")
     if not profile.activation_bytes:
-        unknown = training_pb2.Needs(source="activations are not known: the class's figures count")
-        unknown.memory_bytes, unknown.gpu_memory_bytes = by_class.memory_bytes, by_class.gpu_memory_bytes
+        unknown = training_pb2.Needs(
+            source="activations are not known: the class's, or the model's state if that is more"
+        )
+        unknown.memory_bytes = max(by_class.memory_bytes, chosen.memory_bytes)
+        unknown.gpu_memory_bytes = max(by_class.gpu_memory_bytes, chosen.gpu_memory_bytes)
         return defaults, unknown
     source = f"{profile.source}; {NAMES[chosen.strategy]} with {chosen.workers} of a batch of {spec.batch_size or 32}"
     return defaults, training_pb2.Needs(
@@ -80,7 +83,10 @@ def _parts(made: Estimate) -> str:
 
 
 def why(choice: Choice, weighed: Sequence[Weighed], known: Table, here: str) -> str:
-    """Why this strategy: who or what decided it, with the figures. All worths are corrected by what was learned."""
+    """Why this strategy: who or what decided it, with the figures. All worths are corrected by what was learned.
+
+    `here` is empty when the job names it.
+    """
     made = choice.weighed.estimate
     name = f"{NAMES[made.strategy]} with {made.workers} worker{'s' if made.workers > 1 else ''}"
     if not here:

@@ -38,11 +38,8 @@ def plan_job(
     named = spec.strategy if spec.strategy in STRATEGIES else 0
     weighed = weigh(work, machines, analysis.basis, least, most)
     known = qtable.from_proto(table)
-    here = (
-        ""
-        if named
-        else situation(analysis.profile.parameters, analysis.samples, len(machines), analysis.basis.network.latency_s)
-    )
+    trip_s = analysis.basis.network.round_trip_s
+    here = situation(analysis.profile.parameters, analysis.samples, len(machines), trip_s)
     choice = _named(named, weighed, work, machines, analysis.basis, least, most) if named else None
     choice = choice or choose(weighed, known, here, draw)
     if choice is None or (named and not choice.weighed.usable):
@@ -78,7 +75,7 @@ def _plan(
     gpu_bytes = spec.resources.gpu_memory_bytes or computed.gpu_memory_bytes
     return training_pb2.JobPlan(
         strategy=training_pb2.Strategy.ValueType(chosen.strategy),
-        reason=why(choice, weighed, known, here),
+        reason=why(choice, weighed, known, "" if spec.strategy in STRATEGIES else here),
         model=analysis.profile,
         samples=analysis.samples,
         holdout=analysis.holdout,

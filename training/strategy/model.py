@@ -45,7 +45,14 @@ class Network:
     bandwidth: float = BANDWIDTH
     """Bytes a second, each way."""
     latency_s: float = LATENCY_S
-    """Of a round trip; a message one way takes half."""
+    """Of a round trip as a job's messages see it, software and all; a message one way takes half."""
+    connect_s: float = 0.0
+    """Of a round trip of the network itself; 0 where only `latency_s` is known."""
+
+    @property
+    def round_trip_s(self) -> float:
+        """By which a network is classed: how far apart the nodes are, not how busy."""
+        return self.connect_s or self.latency_s
 
     def message_s(self, count: float) -> float:
         """Seconds for one message of so many bytes."""

@@ -21,23 +21,45 @@ _LOOPBACK_S = 10.0
 _MBIT = 1e6 / 8
 
 
-def network_to(nodes: Sequence[training_pb2.Worker]) -> tuple[Network, str]:
+def network_to(
+    nodes: Sequence[training_pb2.Worker], links: Sequence[training_pb2.Link] = (), *, gpu: bool = False
+) -> tuple[Network, str]:
     """The network to these nodes, and for people where its figures are from.
 
-    The round trip is the median time of a TCP connection to an agent's own server, of eight agents at most, of which
-    the slowest counts. The bandwidth is that of a transfer to itself when all nodes are this machine, else the slowest
-    speed that an interface of this machine says it has.
+    What a job's workers have measured between each other counts (`links`: of those on one machine, or on several, and
+    for tensors on a GPU or not). Until one has: the bandwidth is that of a transfer to itself when all nodes are this
+    machine, else the slowest speed that an interface of this machine says it has; and messages take as long as a round
+    trip. That is the median time of a TCP connection to an agent's own server, of eight agents at most, of which the
+    slowest counts.
     """
     asked = [node for node in nodes if node.agent_port][:_MOST_ASKED]
     trips = [trip for node in asked if (trip := round_trip_s(node.address, node.agent_port))]
-    latency_s = max(trips, default=LATENCY_S)
-    latency = f"round trip measured to {len(trips)} nodes" if trips else "round trip assumed"
-    if nodes and len({node.address for node in nodes}) == 1:
-        return Network(loopback_bandwidth(), latency_s), f"{latency}, bandwidth measured on this machine"
-    bandwidth = interface_bandwidth()
-    if bandwidth:
-        return Network(bandwidth, latency_s), f"{latency}, bandwidth as the interface says"
-    return Network(BANDWIDTH, latency_s), f"{latency}, bandwidth assumed"
+    trip_s = max(trips, default=LATENCY_S)
+    alone = bool(nodes) and len({node.address for node in nodes}) == 1
+    words = f"connections {f'measured to {len(trips)} nodes' if trips else 'assumed'}, {_ms(trip_s)}"
+    if (link := measured_link(links, between_machines=not alone, gpu=gpu)) is not None:
+        said = f"measured between {link.workers} workers {_gbit(link.bandwidth)}, {_ms(link.latency_s)}"
+        return Network(link.bandwidth, link.latency_s, trip_s), f"{words}; {said}"
+    if alone:
+        bandwidth = loopback_bandwidth()
+        return Network(bandwidth, trip_s), f"{words}; measured on this machine {_gbit(bandwidth)}"
+    if bandwidth := interface_bandwidth():
+        return Network(bandwidth, trip_s), f"{words}; interface's {_gbit(bandwidth)}"
+    return Network(BANDWIDTH, trip_s), f"{words}; assumed {_gbit(BANDWIDTH)}"
+
+
+def measured_link(links: Sequence[training_pb2.Link], *, between_machines: bool, gpu: bool) -> training_pb2.Link | None:
+    """What workers that lie like this have measured; None when none has."""
+    kind = between_machines, gpu
+    return next((one for one in links if (one.between_machines, one.gpu) == kind and one.bandwidth > 0), None)
+
+
+def _gbit(bandwidth: float) -> str:
+    return f"{bandwidth * 8 / 1e9:.2g} Gb/s"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.2g} ms"
 
 
 def round_trip_s(address: str, port: int) -> float:

@@ -77,6 +77,22 @@ async def test_the_protocol_from_hello_to_leaving() -> None:
             assert coordinator.leaving == ["maintenance"]
 
 
+async def test_what_becomes_known_later_is_told_without_leaving() -> None:
+    coordinator, node = Coordinator(), Reported()
+    async with started(coordinator):
+        session = node.session(coordinator)
+        session.tell_runtimes({"python": "3"})
+        async with joined(session):
+            await asyncio.wait_for(session.welcomed.wait(), 10)
+            session.tell_runtimes({"python": "3", "training": "2.9"})
+            await eventually(lambda: len(coordinator.hellos) == 2)
+            assert [dict(each.runtimes) for each in coordinator.hellos] == [
+                {"python": "3"},
+                {"python": "3", "training": "2.9"},
+            ]
+            assert coordinator.leaving == []
+
+
 async def test_moves_to_another_coordinator_when_one_dies() -> None:
     first, second, node = Coordinator(), Coordinator(), Reported()
     async with started(second):

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from google.protobuf import json_format
 
@@ -29,7 +30,8 @@ from node_agent.gpus import GpuReader
 from node_agent.serving import node_server
 from node_agent.settings import AgentSettings, TrainingSettings
 from node_agent.store import ModelStore
-from node_agent.training import retention, tasks, work
+from node_agent.training import retention, tending
+from node_agent.training.fitness import Fitness
 from node_agent.training.folder import TaskKey
 from node_agent.training.holding import hold_file
 from node_agent.training.launcher import end_workers
@@ -122,7 +124,9 @@ async def running(
     store = ModelStore(data_dir, 1 << 30)
     fetcher = Fetcher(store, coordinator.addresses, node_id="node-1")
     capacity = membership_pb2.Capacity(cpu_cores=4, memory_bytes=8 << 30)
-    tasks = build_tasks(settings, store, fetcher, GpuReader(), capacity, torch)
+    fitness = Fitness(settings)
+    fitness.torch = torch
+    tasks = build_tasks(settings, store, fetcher, GpuReader(), capacity, fitness)
     await tasks.adopt()
     part = asyncio.create_task(tasks.run())
     try:
@@ -139,7 +143,8 @@ async def killed_after(data_dir: Path, coordinator: Coordinator) -> AsyncIterato
     async with running(data_dir, coordinator) as node:
         yield node
         children = [seat.process for work in node.tasks._works.values() for seat in work.seats.taken.values()]
-        _ORPHANS.extend(child._child for child in children if child is not None and child._child is not None)
+        own = [child._child for child in children if child is not None]
+        _ORPHANS.extend(child for child in own if isinstance(child, subprocess.Popen))
         for task in node.tasks._running.values():
             task.cancel()
         await asyncio.gather(*node.tasks._running.values(), return_exceptions=True)
@@ -210,6 +215,7 @@ async def test_a_worker_gets_all_that_it_needs_and_its_points_and_its_end_are_to
     status = await node.reaches(task, SUCCEEDED)
 
     assert status.results == {"loss": 0.25}
+    assert (status.link.bandwidth, status.link.workers) == (1e9, 2)
     assert status.step == 5
     assert size
     folder = node.folder(task)
@@ -241,7 +247,8 @@ async def test_what_is_assigned_no_more_is_ended_and_only_its_words_are_kept(
     assert node.tasks.report() == []
     await eventually(lambda: not process.alive(), within_s=20)
     folder = node.folder(task)
-    await eventually(lambda: not (folder / "checkpoints").exists())
+    await eventually(lambda: not node.tasks._ending, what="it is written down")
+    assert not (folder / "checkpoints").exists()
     assert (folder / "log.txt").exists()
     assert (folder / "events.jsonl").exists()
 
@@ -254,49 +261,53 @@ async def test_what_is_assigned_no_more_is_ended_and_only_its_words_are_kept(
     assert not folder.parent.exists(), "the mesh knows the job no more"
 
 
-def _spare(node: Node) -> subprocess.Popen[bytes] | None:
-    return node.tasks._tools.launcher.spare._child
+def _zygote(node: Node) -> int:
+    """Its pid; 0 when there is none."""
+    one = node.tasks._tools.launcher.zygotes._one
+    return one.process.pid if one is not None else 0
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "_SETTLED_S", 0.0)
-    monkeypatch.setattr(tasks, "_MEASURE_S", 0.05)
-    monkeypatch.setattr(tasks, "_SPARE_S", 0.2)
-
-
-@pytest.mark.usefixtures("at_once")
-async def test_the_next_attempt_begins_with_the_process_that_was_kept_for_it(node: Node) -> None:
+async def test_workers_are_forked_with_just_their_own_variables_and_one_starts_alone_when_that_fails(
+    node: Node,
+) -> None:
     old = task_of(rank=1, workers=2, steps=100_000)
     status = await node.trains(old)
-    spare = await eventually(lambda: _spare(node))
+    zygote = _zygote(node)
+    assert psutil.Process(status.pid).ppid() == zygote
     os.kill(status.pid, signal.SIGKILL)
-    await node.reaches(old, FAILED)
-    new = replaced(old, attempt=2, go=False)
+    assert "was ended by SIGKILL" in (await node.reaches(old, FAILED)).message
+    new = replaced(old, attempt=2, rank=0, go=False)
     node.assigned.clear()
-    assert (await node.trains(new)).pid == spare.pid
+    status = await node.trains(new)
+    assert psutil.Process(status.pid).ppid() == zygote
+    assert os.getpgid(status.pid) == status.pid
+    assert psutil.Process(status.pid).nice() == 10
     await eventually(lambda: node.step(new) > 0)
     environment = said(node.folder(new), "environment")
-    assert (environment["RANK"], environment["WORLD_SIZE"]) == ("1", "2")
-    again = await eventually(lambda: _spare(node))
-    assert again.pid != spare.pid
-    again.kill()
-    await eventually(lambda: _spare(node) is None, what="one that died is let go")
+    assert (environment["RANK"], environment["WORLD_SIZE"]) == ("0", "2")
+    assert "OPENBLAS_NUM_THREADS" not in environment
+    known = ProcessId.of(zygote)
+    os.kill(zygote, signal.SIGKILL)
+    await eventually(lambda: not known.alive())
     node.assigned.clear()
     last = replaced(old, attempt=3, go=False)
     last.spec.hyperparameters["steps"] = "3"
     await node.trains(last)
     await node.reaches(last, SUCCEEDED)
+    assert _zygote(node) == 0, "the next one comes after a rest"
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_nothing_is_kept_ready_where_no_worker_is_assigned_any_more(node: Node) -> None:
+async def test_nothing_is_kept_ready_where_no_worker_is_assigned_any_more(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tending, "_MEASURE_S", 0.05)
+    monkeypatch.setattr(tending, "_ZYGOTE_S", 0.2)
     task = task_of(rank=1, workers=2, steps=100_000)
     await node.trains(task)
-    spare = await eventually(lambda: _spare(node))
+    zygote = ProcessId.of(_zygote(node))
     node.take_away(task)
-    await eventually(lambda: _spare(node) is None)
-    await eventually(lambda: spare.returncode is not None)
+    await eventually(lambda: _zygote(node) == 0)
+    await eventually(lambda: not zygote.alive())
 
 
 async def test_the_next_attempt_does_not_wait_for_one_that_does_not_listen(node: Node) -> None:

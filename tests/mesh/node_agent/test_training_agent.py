@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aimesh.registry.v1 import registry_pb2
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import AimeshError
+from meshkit.process import ProcessId
 from node_agent.training.holding import hold_file
 from node_agent.training.launcher import end_workers
 from node_agent.triton.leftover import end_leftovers
@@ -53,9 +55,12 @@ async def test_a_worker_outlives_its_agent_and_stops_at_a_checkpoint_with_the_ne
         await coordinator.assign(tasks=[task])
         await eventually(lambda: status().state == RUNNING)
         pid = status().pid
+        zygote = ProcessId.of(psutil.Process(pid).ppid())
         await eventually(lambda: _step(coordinator) > 0)
         first.kill()
         await first.wait()
+    await eventually(lambda: not zygote.alive())
+    assert psutil.pid_exists(pid), "it outlives what it was forked from"
     before = _step(coordinator)
     async with running_agent(settings, tmp_path, **environ) as second:
         await eventually(lambda: len(coordinator.hellos) == 2)

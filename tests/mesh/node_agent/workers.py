@@ -39,6 +39,7 @@ if wish.get("dies"):
 if not task.get("go"):
     if os.environ["RANK"] == "0":
         say(port=7000)
+        say(link={"bandwidth": 1e9, "latencyS": 1e-3, "workers": 2})
     say(waiting=True)
     while not (folder / "go.json").exists():
         if stop:
@@ -90,20 +91,21 @@ with socket.socket() as listening:
     signal.pause()
 """
 
-SPARE = """
-import json, os, pathlib, runpy, sys
+STANDS_IN = {
+    "worker": """
+import runpy
 
-line = sys.stdin.readline()
-if line:
-    told = json.loads(line)
-    os.environ.clear()
-    os.environ.update(told["environ"])
-    os.chdir(told["folder"])
-    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    sys.argv[1] = told["folder"]
-    runpy.run_module("training.worker", run_name="__main__")
-"""
+def work(process=None):
+    runpy.run_module("training.program", run_name="__main__")
+
+if __name__ == "__main__":
+    work()
+""",
+    "process": "def run(work, arguments): work()",
+    "contract": "def read_task(folder): ...",
+    "run/ready": "def preload(task): ...\ndef settle(threads): ...",
+}
+"""What the real zygote calls, without torch."""
 
 PLANNER = """
 import json, pathlib, sys
@@ -128,11 +130,13 @@ AGGREGATOR = LISTENS.replace(
 def write_programs(root: Path) -> Path:
     """A folder for PYTHONPATH in which `training` is these."""
     package = root / "training"
-    (package / "federated").mkdir(parents=True)
-    for path in (package, package / "federated"):
+    for path in (package, package / "federated", package / "run"):
+        path.mkdir(parents=True)
         (path / "__init__.py").touch()
-    (package / "worker.py").write_text(WORKER)
-    (package / "spare.py").write_text(SPARE)
+    for name, text in STANDS_IN.items():
+        (package / f"{name}.py").write_text(text)
+    (package / "program.py").write_text(WORKER)
+    (package / "zygote.py").write_text((Path(__file__).parents[3] / "training" / "zygote.py").read_text())
     (package / "planner.py").write_text(PLANNER)
     (package / "federated" / "aggregator.py").write_text(AGGREGATOR)
     return root

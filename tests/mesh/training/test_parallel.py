@@ -109,7 +109,7 @@ def test_a_job_goes_on_under_other_strategies_and_numbers_of_workers(tmp_path: P
     before = tmp_path / "1"
     with attempt(before, DIGITS, FSDP, (0, 0, 0)) as first:
         first.finish()
-        for number, (strategy, count) in enumerate([(PIPELINE, 3), (TENSOR, 2), (DDP, 2), (SINGLE, 1)], start=2):
+        for number, (strategy, count) in enumerate([(PIPELINE, 3), (TENSOR, 2), (DDP, 2), (DDP, 1)], start=2):
             home = tmp_path / str(number)
             folders = [home / f"{number}-{rank}" for rank in range(count)]
             resume = gather(first.workers, 7, folders)

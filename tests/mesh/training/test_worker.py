@@ -92,6 +92,10 @@ def test_several_workers_train_as_one(tmp_path: Path, alone: dict[int, float], s
         several.finish()
         same(several.losses(), alone)
         assert all(worker.losses() == several.losses() for worker in several.workers)
+        links = [[event.link for event in worker.events() if event.HasField("link")] for worker in several.workers]
+        assert [len(said) for said in links] == [1] + [0] * (len(speeds) - 1), "rank 0 says it once"
+        assert links[0][0].bandwidth > 0
+        assert (links[0][0].workers, 0 < links[0][0].latency_s < 1) == (len(speeds), True)
 
 
 def written(worker: Worker, step: int) -> bool:

@@ -142,7 +142,7 @@ def test_a_blob_that_nobody_asks_about_is_forgotten(blob: Tracked) -> None:
     assert blob.ask("n2", 0) == {0: ""}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(agents=st.integers(1, 12), total=st.integers(1, 60), parallel=st.integers(1, 5), seed=st.integers(0, 99))
 def test_each_chunk_leaves_the_coordinators_once(agents: int, total: int, parallel: int, seed: int) -> None:
     """A swarm in which nothing fails, whoever is how fast."""

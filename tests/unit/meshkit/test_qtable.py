@@ -86,10 +86,15 @@ def test_it_is_kept_as_plain_values() -> None:
     assert qtable.to_proto(qtable.from_proto(kept), kept.jobs) == kept
 
 
-def test_a_job_whose_strategy_was_named_teaches_nothing() -> None:
+def test_a_plan_that_does_not_say_where_it_was_made_teaches_nothing() -> None:
     kept = training_pb2.StrategyTable(jobs=3)
-    named = training_pb2.JobPlan(strategy=training_pb2.STRATEGY_DDP, alone_samples_per_s=100)
-    assert qtable.learn(kept, named, 150.0, 2) == kept
+    nowhere = training_pb2.JobPlan(strategy=training_pb2.STRATEGY_DDP, alone_samples_per_s=100)
+    assert qtable.learn(kept, nowhere, 150.0, 2) == kept
+
+
+def test_what_was_measured_of_links_stays_beside() -> None:
+    kept = training_pb2.StrategyTable(links=[training_pb2.Link(bandwidth=1e9)])
+    assert qtable.learn(kept, plan(training_pb2.STRATEGY_DDP), 150.0, 2).links == kept.links
 
 
 def test_a_models_word_is_corrected_by_what_was_earned() -> None:

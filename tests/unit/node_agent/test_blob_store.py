@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meshkit.errors import ExhaustedError, InvalidInputError
@@ -78,7 +78,6 @@ def test_only_digests_are_names(store: ModelStore, digest: str) -> None:
             action(digest)
 
 
-@settings(deadline=None)  # it writes files
 @given(sizes=st.lists(st.integers(0, 50), max_size=8), needed=st.integers(0, 120), kept=st.integers(0, 8))
 def test_after_make_room_it_fits_or_nothing_was_lost(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], needed: int, kept: int

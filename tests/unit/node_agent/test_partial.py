@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meshkit import chunks
@@ -71,7 +71,6 @@ def test_a_chunk_that_is_not_what_the_list_says_is_refused(store: ModelStore, bl
     assert len(partial) == 0
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5)), st.integers(0, SMALL - 1))
 def test_a_restart_believes_only_what_it_looked_at(
     tmp_path_factory: pytest.TempPathFactory, written: set[int], damaged: set[int], where: int

@@ -22,7 +22,7 @@ def run(previous: list[routing_pb2.NodeWeight], measured: dict[str, Measurement]
     return adapt({entry.node: entry for entry in previous}, measured, "1.0.0")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from("abcdef"), _weights), _measurements, st.integers(0, 100))
 def test_weights_are_bounded_and_explained_whatever_came_before(
     previous: dict[str, routing_pb2.NodeWeight], measured: dict[str, Measurement], least: int
@@ -34,7 +34,7 @@ def test_weights_are_bounded_and_explained_whatever_came_before(
         assert entry.reason
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(_measurements, min_size=1, max_size=10))
 def test_a_weight_moves_by_one_step_at_most(rounds: list[dict[str, Measurement]]) -> None:
     held: list[routing_pb2.NodeWeight] = []
@@ -46,7 +46,7 @@ def test_a_weight_moves_by_one_step_at_most(rounds: list[dict[str, Measurement]]
             assert abs(entry.weight - was) <= max(1, round(was * STEP))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.floats(1e5, 1e11), st.integers(2, 6), st.integers(1, 50))
 def test_equals_stay_equal(mean_ns: float, nodes: int, rounds: int) -> None:
     held: list[routing_pb2.NodeWeight] = []
@@ -70,7 +70,7 @@ def test_a_node_of_half_the_speed_gets_less_and_the_reason_says_so() -> None:
     assert held[2].reason.startswith("20 ms a request, 10 ms is typical")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0.5, 4.0), min_size=2, max_size=6), st.floats(0.1, 0.8))
 def test_the_loop_comes_to_rest_when_latency_follows_load(speeds: list[float], load: float) -> None:
     """Each node is a queue (M/M/1: 1 / (speed - arrivals)), so that a weight changes the latency it is made from."""

@@ -108,7 +108,7 @@ def test_a_version_without_weight_may_get_copies() -> None:
     assert reached(wanted, {}) == set()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(policies(["1.0.0", "2.0.0"], ["a", "b", "c"]))
 def test_what_is_right_passes(policy: routing_pb2.RoutePolicy) -> None:
     wanted = deployment()
@@ -130,7 +130,7 @@ def test_fallbacks_that_lead_in_a_circle_are_refused_with_the_circle() -> None:
     check_references(deployment(fallbacks=["b"]), {"b": deployment("b")})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from("abcdef"), st.lists(st.sampled_from("abcdef"), max_size=3, unique=True)))
 def test_a_circle_is_found_if_and_only_if_there_is_one(edges: dict[str, list[str]]) -> None:
     others = {name: deployment(name, fallbacks=[to for to in edges.get(name, []) if to != name]) for name in "abcdef"}

@@ -35,7 +35,7 @@ def with_policies(draw: st.DrawFn) -> State:
     return state
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(with_policies(), st.sampled_from([{}, {"x-tenant": "acme"}, {"x-tenant": "nobody"}]))
 def test_every_request_has_a_way_and_its_shares_are_whole(state: State, headers: dict[str, str]) -> None:
     for name, deployment in state.deployments.items():
@@ -54,7 +54,7 @@ def test_every_request_has_a_way_and_its_shares_are_whole(state: State, headers:
         assert explained(name, headers, found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(with_policies())
 def test_every_cluster_that_routes_point_at_exists_and_has_endpoints_of_its_own(state: State) -> None:
     snapshot = compile_snapshot(state)
@@ -66,7 +66,7 @@ def test_every_cluster_that_routes_point_at_exists_and_has_endpoints_of_its_own(
             assert name == GATEWAY_ROUTES or not mirrors
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(policies(["1.0.0"], ["a", "b"]))
 def test_no_rule_that_is_set_goes_unsaid(policy: routing_pb2.RoutePolicy) -> None:
     target = routing_pb2.Target(version="1.0.0", replicas=1, weight=1)

@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(start=st.sampled_from(STARTS), rest=st.binary(max_size=600))
 def test_random_bytes(folder: Path, start: bytes, rest: bytes) -> None:
     (folder / "file").write_bytes(start + rest)
@@ -73,7 +73,7 @@ def real(folder: Path, kind: str) -> bytes:
 def test_changed_bytes(folder: Path, kind: str) -> None:
     whole = real(folder, kind)
 
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=40, database=None)
     @given(data=st.data())
     def change(data: st.DataObject) -> None:
         content = bytearray(whole)
@@ -92,7 +92,7 @@ def test_changed_bytes(folder: Path, kind: str) -> None:
     change()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(at=st.integers(0, 595), value=st.integers(0, 255))
 def test_the_variables_index(folder: Path, at: int, value: int) -> None:
     source = makers.DATA / "saved_model"

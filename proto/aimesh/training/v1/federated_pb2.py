@@ -26,7 +26,7 @@ from aimesh.identity.v1 import scope_pb2 as aimesh_dot_identity_dot_v1_dot_scope
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aimesh/training/v1/federated.proto\x12\x12\x61imesh.training.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\x1a\x1egoogle/protobuf/duration.proto\"T\n\x10TakeRoundRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\r\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x12\n\nlast_round\x18\x04 \x01(\x04\"\x87\x01\n\x11TakeRoundResponse\x12*\n\x05round\x18\x01 \x01(\x0b\x32\x19.aimesh.training.v1.RoundH\x00\x12.\n\x04part\x18\x02 \x01(\x0b\x32\x1e.aimesh.training.v1.TensorPartH\x00\x12\x0e\n\x04over\x18\x03 \x01(\x08H\x00\x42\x06\n\x04\x62ody\"\x9d\x01\n\x05Round\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x14\n\x0clocal_epochs\x18\x02 \x01(\r\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x10\n\x08proximal\x18\x05 \x01(\x01\x12\x10\n\x08scaffold\x18\x06 \x01(\x08\x12\x0f\n\x07\x63ounted\x18\x07 \x01(\x04\"Z\n\nTensorPart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdata_type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x7f\n\x11SendUpdateRequest\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32 .aimesh.training.v1.UpdateHeaderH\x00\x12.\n\x04part\x18\x02 \x01(\x0b\x32\x1e.aimesh.training.v1.TensorPartH\x00\x42\x06\n\x04\x62ody\"\xd5\x01\n\x0cUpdateHeader\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\r\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x0f\n\x07samples\x18\x04 \x01(\x04\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12\r\n\x05steps\x18\x06 \x01(\x04\x12<\n\x06values\x18\x07 \x03(\x0b\x32,.aimesh.training.v1.UpdateHeader.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"&\n\x12SendUpdateResponse\x12\x10\n\x08received\x18\x01 \x01(\r2\xdb\x01\n\x10\x46\x65\x64\x65ratedService\x12\x61\n\tTakeRound\x12$.aimesh.training.v1.TakeRoundRequest\x1a%.aimesh.training.v1.TakeRoundResponse\"\x05\x8a\xc9\x18\x01\x05\x30\x01\x12\x64\n\nSendUpdate\x12%.aimesh.training.v1.SendUpdateRequest\x1a&.aimesh.training.v1.SendUpdateResponse\"\x05\x8a\xc9\x18\x01\x05(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aimesh/training/v1/federated.proto\x12\x12\x61imesh.training.v1\x1a\x1e\x61imesh/identity/v1/scope.proto\x1a\x1egoogle/protobuf/duration.proto\"T\n\x10TakeRoundRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\r\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x12\n\nlast_round\x18\x04 \x01(\x04\"\x87\x01\n\x11TakeRoundResponse\x12*\n\x05round\x18\x01 \x01(\x0b\x32\x19.aimesh.training.v1.RoundH\x00\x12.\n\x04part\x18\x02 \x01(\x0b\x32\x1e.aimesh.training.v1.TensorPartH\x00\x12\x0e\n\x04over\x18\x03 \x01(\x08H\x00\x42\x06\n\x04\x62ody\"\xb1\x01\n\x05Round\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x14\n\x0clocal_epochs\x18\x02 \x01(\r\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x10\n\x08proximal\x18\x05 \x01(\x01\x12\x10\n\x08scaffold\x18\x06 \x01(\x08\x12\x0f\n\x07\x63ounted\x18\x07 \x01(\x04\x12\x12\n\nevaluation\x18\x08 \x01(\x08\"Z\n\nTensorPart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdata_type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x7f\n\x11SendUpdateRequest\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32 .aimesh.training.v1.UpdateHeaderH\x00\x12.\n\x04part\x18\x02 \x01(\x0b\x32\x1e.aimesh.training.v1.TensorPartH\x00\x42\x06\n\x04\x62ody\"\xe4\x01\n\x0cUpdateHeader\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\r\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x0f\n\x07samples\x18\x04 \x01(\x04\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12\r\n\x05steps\x18\x06 \x01(\x04\x12<\n\x06values\x18\x07 \x03(\x0b\x32,.aimesh.training.v1.UpdateHeader.ValuesEntry\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"&\n\x12SendUpdateResponse\x12\x10\n\x08received\x18\x01 \x01(\r\"\xbb\x01\n\x15SendEvaluationRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\r\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x45\n\x06values\x18\x04 \x03(\x0b\x32\x35.aimesh.training.v1.SendEvaluationRequest.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x18\n\x16SendEvaluationResponse2\xcb\x02\n\x10\x46\x65\x64\x65ratedService\x12\x61\n\tTakeRound\x12$.aimesh.training.v1.TakeRoundRequest\x1a%.aimesh.training.v1.TakeRoundResponse\"\x05\x8a\xc9\x18\x01\x05\x30\x01\x12\x64\n\nSendUpdate\x12%.aimesh.training.v1.SendUpdateRequest\x1a&.aimesh.training.v1.SendUpdateResponse\"\x05\x8a\xc9\x18\x01\x05(\x01\x12n\n\x0eSendEvaluation\x12).aimesh.training.v1.SendEvaluationRequest\x1a*.aimesh.training.v1.SendEvaluationResponse\"\x05\x8a\xc9\x18\x01\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +35,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UPDATEHEADER_VALUESENTRY']._loaded_options = None
   _globals['_UPDATEHEADER_VALUESENTRY']._serialized_options = b'8\001'
+  _globals['_SENDEVALUATIONREQUEST_VALUESENTRY']._loaded_options = None
+  _globals['_SENDEVALUATIONREQUEST_VALUESENTRY']._serialized_options = b'8\001'
   _globals['_FEDERATEDSERVICE'].methods_by_name['TakeRound']._loaded_options = None
   _globals['_FEDERATEDSERVICE'].methods_by_name['TakeRound']._serialized_options = b'\212\311\030\001\005'
   _globals['_FEDERATEDSERVICE'].methods_by_name['SendUpdate']._loaded_options = None
   _globals['_FEDERATEDSERVICE'].methods_by_name['SendUpdate']._serialized_options = b'\212\311\030\001\005'
+  _globals['_FEDERATEDSERVICE'].methods_by_name['SendEvaluation']._loaded_options = None
+  _globals['_FEDERATEDSERVICE'].methods_by_name['SendEvaluation']._serialized_options = b'\212\311\030\001\005'
   _globals['_TAKEROUNDREQUEST']._serialized_start=122
   _globals['_TAKEROUNDREQUEST']._serialized_end=206
   _globals['_TAKEROUNDRESPONSE']._serialized_start=209
   _globals['_TAKEROUNDRESPONSE']._serialized_end=344
   _globals['_ROUND']._serialized_start=347
-  _globals['_ROUND']._serialized_end=504
-  _globals['_TENSORPART']._serialized_start=506
-  _globals['_TENSORPART']._serialized_end=596
-  _globals['_SENDUPDATEREQUEST']._serialized_start=598
-  _globals['_SENDUPDATEREQUEST']._serialized_end=725
-  _globals['_UPDATEHEADER']._serialized_start=728
-  _globals['_UPDATEHEADER']._serialized_end=941
-  _globals['_UPDATEHEADER_VALUESENTRY']._serialized_start=896
-  _globals['_UPDATEHEADER_VALUESENTRY']._serialized_end=941
-  _globals['_SENDUPDATERESPONSE']._serialized_start=943
-  _globals['_SENDUPDATERESPONSE']._serialized_end=981
-  _globals['_FEDERATEDSERVICE']._serialized_start=984
-  _globals['_FEDERATEDSERVICE']._serialized_end=1203
+  _globals['_ROUND']._serialized_end=524
+  _globals['_TENSORPART']._serialized_start=526
+  _globals['_TENSORPART']._serialized_end=616
+  _globals['_SENDUPDATEREQUEST']._serialized_start=618
+  _globals['_SENDUPDATEREQUEST']._serialized_end=745
+  _globals['_UPDATEHEADER']._serialized_start=748
+  _globals['_UPDATEHEADER']._serialized_end=976
+  _globals['_UPDATEHEADER_VALUESENTRY']._serialized_start=931
+  _globals['_UPDATEHEADER_VALUESENTRY']._serialized_end=976
+  _globals['_SENDUPDATERESPONSE']._serialized_start=978
+  _globals['_SENDUPDATERESPONSE']._serialized_end=1016
+  _globals['_SENDEVALUATIONREQUEST']._serialized_start=1019
+  _globals['_SENDEVALUATIONREQUEST']._serialized_end=1206
+  _globals['_SENDEVALUATIONREQUEST_VALUESENTRY']._serialized_start=931
+  _globals['_SENDEVALUATIONREQUEST_VALUESENTRY']._serialized_end=976
+  _globals['_SENDEVALUATIONRESPONSE']._serialized_start=1208
+  _globals['_SENDEVALUATIONRESPONSE']._serialized_end=1232
+  _globals['_FEDERATEDSERVICE']._serialized_start=1235
+  _globals['_FEDERATEDSERVICE']._serialized_end=1566
 # @@protoc_insertion_point(module_scope)

@@ -104,6 +104,7 @@ class Round(_message.Message):
     PROXIMAL_FIELD_NUMBER: _builtins.int
     SCAFFOLD_FIELD_NUMBER: _builtins.int
     COUNTED_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """1 for the first."""
     local_epochs: _builtins.int
@@ -117,6 +118,10 @@ class Round(_message.Message):
     counted: _builtins.int
     """The last round of which this client's update is part of the model; 0 for none. With SCAFFOLD it goes on from the
     control variate that it had after that round, whatever became of its updates since.
+    """
+    evaluation: _builtins.bool
+    """The parts are the last model, after all rounds (`number` of them): it is measured on samples that the client holds
+    out, and answered with SendEvaluation. Nothing is trained.
     """
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
@@ -132,10 +137,11 @@ class Round(_message.Message):
         proximal: _builtins.float = ...,
         scaffold: _builtins.bool = ...,
         counted: _builtins.int = ...,
+        evaluation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted", b"counted", "deadline", b"deadline", "local_epochs", b"local_epochs", "number", b"number", "proximal", b"proximal", "scaffold", b"scaffold", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted", b"counted", "deadline", b"deadline", "evaluation", b"evaluation", "local_epochs", b"local_epochs", "number", b"number", "proximal", b"proximal", "scaffold", b"scaffold", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,6 +254,7 @@ class UpdateHeader(_message.Message):
     LOSS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """The job."""
     client: _builtins.int
@@ -260,6 +267,10 @@ class UpdateHeader(_message.Message):
     """Mean loss over them."""
     steps: _builtins.int
     """Optimizer steps that it took."""
+    error: _builtins.str
+    """Why the client cannot answer this round: no parts follow, the update is refused for this reason, and nobody waits for
+    it any more.
+    """
     @_builtins.property
     def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Measured on the client's own data before the round, by name."""
@@ -274,10 +285,11 @@ class UpdateHeader(_message.Message):
         loss: _builtins.float = ...,
         steps: _builtins.int = ...,
         values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "job", b"job", "loss", b"loss", "round", b"round", "samples", b"samples", "steps", b"steps", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "error", b"error", "job", b"job", "loss", b"loss", "round", b"round", "samples", b"samples", "steps", b"steps", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,3 +316,76 @@ class SendUpdateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SendUpdateResponse: _TypeAlias = SendUpdateResponse  # noqa: Y015
+
+@_typing.final
+class SendEvaluationRequest(_message.Message):
+    """See SendEvaluation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    JOB_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """The job."""
+    client: _builtins.int
+    """The client."""
+    samples: _builtins.int
+    """Samples that it holds out: its weight. 0 when it holds none, and then without values."""
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Means over them, by name; `loss` is one of them."""
+
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        client: _builtins.int = ...,
+        samples: _builtins.int = ...,
+        values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "job", b"job", "samples", b"samples", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendEvaluationRequest: _TypeAlias = SendEvaluationRequest  # noqa: Y015
+
+@_typing.final
+class SendEvaluationResponse(_message.Message):
+    """See SendEvaluation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendEvaluationResponse: _TypeAlias = SendEvaluationResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class FederatedServiceStub:
                 request_serializer=aimesh_dot_training_dot_v1_dot_federated__pb2.SendUpdateRequest.SerializeToString,
                 response_deserializer=aimesh_dot_training_dot_v1_dot_federated__pb2.SendUpdateResponse.FromString,
                 _registered_method=True)
+        self.SendEvaluation = channel.unary_unary(
+                '/aimesh.training.v1.FederatedService/SendEvaluation',
+                request_serializer=aimesh_dot_training_dot_v1_dot_federated__pb2.SendEvaluationRequest.SerializeToString,
+                response_deserializer=aimesh_dot_training_dot_v1_dot_federated__pb2.SendEvaluationResponse.FromString,
+                _registered_method=True)
 
 
 class FederatedServiceServicer:
@@ -67,6 +72,14 @@ class FederatedServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SendEvaluation(self, request, context):
+        """What a client measured of the last model, in answer to a round with `evaluation` set. INVALID_ARGUMENT names the
+        value that is refused; ABORTED when the evaluation is over, or the last model is not there yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederatedServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +92,11 @@ def add_FederatedServiceServicer_to_server(servicer, server):
                     servicer.SendUpdate,
                     request_deserializer=aimesh_dot_training_dot_v1_dot_federated__pb2.SendUpdateRequest.FromString,
                     response_serializer=aimesh_dot_training_dot_v1_dot_federated__pb2.SendUpdateResponse.SerializeToString,
+            ),
+            'SendEvaluation': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendEvaluation,
+                    request_deserializer=aimesh_dot_training_dot_v1_dot_federated__pb2.SendEvaluationRequest.FromString,
+                    response_serializer=aimesh_dot_training_dot_v1_dot_federated__pb2.SendEvaluationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +154,33 @@ class FederatedService:
             '/aimesh.training.v1.FederatedService/SendUpdate',
             aimesh_dot_training_dot_v1_dot_federated__pb2.SendUpdateRequest.SerializeToString,
             aimesh_dot_training_dot_v1_dot_federated__pb2.SendUpdateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendEvaluation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aimesh.training.v1.FederatedService/SendEvaluation',
+            aimesh_dot_training_dot_v1_dot_federated__pb2.SendEvaluationRequest.SerializeToString,
+            aimesh_dot_training_dot_v1_dot_federated__pb2.SendEvaluationResponse.FromString,
             options,
             channel_credentials,
             insecure,

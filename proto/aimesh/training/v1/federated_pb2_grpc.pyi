@@ -43,6 +43,10 @@ class FederatedServiceStub:
     """A client's answer to a round: first its header, then its tensors in parts. INVALID_ARGUMENT names the key, shape or
     value that is refused; ABORTED when the round is over.
     """
+    SendEvaluation: _grpc.UnaryUnaryMultiCallable[_federated_pb2.SendEvaluationRequest, _federated_pb2.SendEvaluationResponse]
+    """What a client measured of the last model, in answer to a round with `evaluation` set. INVALID_ARGUMENT names the
+    value that is refused; ABORTED when the evaluation is over, or the last model is not there yet.
+    """
 
 @_typing.type_check_only
 class FederatedServiceAsyncStub(FederatedServiceStub):
@@ -56,6 +60,10 @@ class FederatedServiceAsyncStub(FederatedServiceStub):
     SendUpdate: _aio.StreamUnaryMultiCallable[_federated_pb2.SendUpdateRequest, _federated_pb2.SendUpdateResponse]  # type: ignore[assignment]
     """A client's answer to a round: first its header, then its tensors in parts. INVALID_ARGUMENT names the key, shape or
     value that is refused; ABORTED when the round is over.
+    """
+    SendEvaluation: _aio.UnaryUnaryMultiCallable[_federated_pb2.SendEvaluationRequest, _federated_pb2.SendEvaluationResponse]  # type: ignore[assignment]
+    """What a client measured of the last model, in answer to a round with `evaluation` set. INVALID_ARGUMENT names the
+    value that is refused; ABORTED when the evaluation is over, or the last model is not there yet.
     """
 
 class FederatedServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -79,6 +87,16 @@ class FederatedServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_federated_pb2.SendUpdateResponse, _abc.Awaitable[_federated_pb2.SendUpdateResponse]]:
         """A client's answer to a round: first its header, then its tensors in parts. INVALID_ARGUMENT names the key, shape or
         value that is refused; ABORTED when the round is over.
+        """
+
+    @_abc_1.abstractmethod
+    def SendEvaluation(
+        self,
+        request: _federated_pb2.SendEvaluationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federated_pb2.SendEvaluationResponse, _abc.Awaitable[_federated_pb2.SendEvaluationResponse]]:
+        """What a client measured of the last model, in answer to a round with `evaluation` set. INVALID_ARGUMENT names the
+        value that is refused; ABORTED when the evaluation is over, or the last model is not there yet.
         """
 
 def add_FederatedServiceServicer_to_server(servicer: FederatedServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

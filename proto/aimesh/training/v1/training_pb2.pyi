@@ -830,6 +830,7 @@ class Job(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
     RAN_FIELD_NUMBER: _builtins.int
+    WAITING_SINCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The spec's name, a dash and six characters."""
     state: Global___JobState.ValueType
@@ -900,6 +901,12 @@ class Job(_message.Message):
     def ran(self) -> _duration_pb2.Duration:
         """How long its workers were there in earlier attempts, in all."""
 
+    @_builtins.property
+    def waiting_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it wants nodes and does not train: set when it is queued, kept while it is planned and prepared, gone once
+        its workers train, when it is paused and when it is over. Whoever leads next goes on counting from here.
+        """
+
     def __init__(
         self,
         *,
@@ -926,10 +933,11 @@ class Job(_message.Message):
         step: _builtins.int = ...,
         nodes: _abc.Iterable[_builtins.str] | None = ...,
         ran: _duration_pb2.Duration | None = ...,
+        waiting_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "phase_at", b"phase_at", "plan", b"plan", "ran", b"ran", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "phase_at", b"phase_at", "plan", b"plan", "ran", b"ran", "spec", b"spec", "started_at", b"started_at", "waiting_since", b"waiting_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "failures", b"failures", "id", b"id", "lost_steps", b"lost_steps", "model", b"model", "nodes", b"nodes", "order", b"order", "phase", b"phase", "phase_at", b"phase_at", "plan", b"plan", "preemptions", b"preemptions", "ran", b"ran", "reason", b"reason", "results", b"results", "spec", b"spec", "started_at", b"started_at", "state", b"state", "step", b"step", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "failures", b"failures", "id", b"id", "lost_steps", b"lost_steps", "model", b"model", "nodes", b"nodes", "order", b"order", "phase", b"phase", "phase_at", b"phase_at", "plan", b"plan", "preemptions", b"preemptions", "ran", b"ran", "reason", b"reason", "results", b"results", "spec", b"spec", "started_at", b"started_at", "state", b"state", "step", b"step", "submitted_by", b"submitted_by", "waiting_since", b"waiting_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1084,7 +1092,7 @@ class JobPlan(_message.Message):
     gpu_memory_bytes: _builtins.int
     """GPU memory of each worker in bytes; 0 when it uses none."""
     situation: _builtins.str
-    """The state of the chooser's table that it was in, as StrategyValue has it; empty when the user named the strategy."""
+    """The state of the chooser's table that it was in, as StrategyValue has it, whoever decided the strategy."""
     explored: _builtins.bool
     """Whether the chooser tried something else than the best that it knows."""
     holdout: _builtins.int
@@ -1606,6 +1614,7 @@ class TaskStatus(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """The job."""
     attempt: _builtins.int
@@ -1644,6 +1653,10 @@ class TaskStatus(_message.Message):
     def results(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Of TRAIN, when SUCCEEDED: what was measured at the end."""
 
+    @_builtins.property
+    def link(self) -> Global___Link:
+        """Rank 0 of TRAIN, with two workers or more: what lies between them. Goes with the first report after it was measured."""
+
     def __init__(
         self,
         *,
@@ -1662,10 +1675,11 @@ class TaskStatus(_message.Message):
         version: _builtins.str = ...,
         results: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         step: _builtins.int = ...,
+        link: Global___Link | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failed_at", b"failed_at", "plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failed_at", b"failed_at", "link", b"link", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "failed_at", b"failed_at", "job", b"job", "kind", b"kind", "may_retry", b"may_retry", "message", b"message", "pid", b"pid", "plan", b"plan", "port", b"port", "rank", b"rank", "results", b"results", "state", b"state", "step", b"step", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "failed_at", b"failed_at", "job", b"job", "kind", b"kind", "link", b"link", "may_retry", b"may_retry", "message", b"message", "pid", b"pid", "plan", b"plan", "port", b"port", "rank", b"rank", "results", b"results", "state", b"state", "step", b"step", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1803,6 +1817,7 @@ class WorkerEvent(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
     SAMPLES_PER_S_FIELD_NUMBER: _builtins.int
     port: _builtins.int
     """Rank 0 only: its store listens, or its aggregator."""
@@ -1834,6 +1849,10 @@ class WorkerEvent(_message.Message):
     def plan(self) -> Global___JobPlan:
         """What came out of planning."""
 
+    @_builtins.property
+    def link(self) -> Global___Link:
+        """Rank 0 of two workers or more: what lies between them, timed once they had met."""
+
     def __init__(
         self,
         *,
@@ -1845,17 +1864,62 @@ class WorkerEvent(_message.Message):
         done: Global___Done | None = ...,
         plan: Global___JobPlan | None = ...,
         waiting: _builtins.bool = ...,
+        link: Global___Link | None = ...,
         samples_per_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "plan", b"plan", "point", b"point", "port", b"port", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "link", b"link", "plan", b"plan", "point", b"point", "port", b"port", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "plan", b"plan", "point", b"point", "port", b"port", "samples_per_s", b"samples_per_s", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "link", b"link", "plan", b"plan", "point", b"point", "port", b"port", "samples_per_s", b"samples_per_s", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["port", "point", "checkpoint", "error", "done", "plan", "waiting"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["port", "point", "checkpoint", "error", "done", "plan", "waiting", "link"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
 Global___WorkerEvent: _TypeAlias = WorkerEvent  # noqa: Y015
+
+@_typing.final
+class Link(_message.Message):
+    """What lies between the workers of a job, as all-reduces among them found it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BETWEEN_MACHINES_FIELD_NUMBER: _builtins.int
+    GPU_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_FIELD_NUMBER: _builtins.int
+    LATENCY_S_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    between_machines: _builtins.bool
+    """Whether they were on more than one machine, by their addresses. Filled in by the leader."""
+    gpu: _builtins.bool
+    """Whether tensors on GPUs were summed. Filled in by the leader."""
+    bandwidth: _builtins.float
+    """Bytes a second from one worker to the next."""
+    latency_s: _builtins.float
+    """Seconds of a round trip: two messages without content."""
+    workers: _builtins.int
+    """How many workers there were."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When their attempt began. Filled in by the leader."""
+
+    def __init__(
+        self,
+        *,
+        between_machines: _builtins.bool = ...,
+        gpu: _builtins.bool = ...,
+        bandwidth: _builtins.float = ...,
+        latency_s: _builtins.float = ...,
+        workers: _builtins.int = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "bandwidth", b"bandwidth", "between_machines", b"between_machines", "gpu", b"gpu", "latency_s", b"latency_s", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Link: _TypeAlias = Link  # noqa: Y015
 
 @_typing.final
 class WorkerError(_message.Message):
@@ -1950,6 +2014,7 @@ class StrategyTable(_message.Message):
     EPSILON_FIELD_NUMBER: _builtins.int
     ALPHA_FIELD_NUMBER: _builtins.int
     GAMMA_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
     jobs: _builtins.int
     """How many finished jobs it has learned from."""
     epsilon: _builtins.float
@@ -1962,6 +2027,10 @@ class StrategyTable(_message.Message):
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___StrategyValue]:
         """One for each situation and strategy that was tried."""
 
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___Link]:
+        """What lies between workers, as the newest job measured it: one for each `between_machines` and `gpu`."""
+
     def __init__(
         self,
         *,
@@ -1970,10 +2039,11 @@ class StrategyTable(_message.Message):
         epsilon: _builtins.float | None = ...,
         alpha: _builtins.float | None = ...,
         gamma: _builtins.float | None = ...,
+        links: _abc.Iterable[Global___Link] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_epsilon", b"_epsilon", "_gamma", b"_gamma", "alpha", b"alpha", "epsilon", b"epsilon", "gamma", b"gamma"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_epsilon", b"_epsilon", "_gamma", b"_gamma", "alpha", b"alpha", "epsilon", b"epsilon", "gamma", b"gamma", "jobs", b"jobs", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_epsilon", b"_epsilon", "_gamma", b"_gamma", "alpha", b"alpha", "epsilon", b"epsilon", "gamma", b"gamma", "jobs", b"jobs", "links", b"links", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015

@@ -9,8 +9,8 @@ from aimesh.training.v1 import training_pb2
 from coordinator.order import Order
 from coordinator.training import record
 from coordinator.training.attempts import overtaken, reached
-from coordinator.training.orders import KnownJobs, tasks_of
-from coordinator.training.schedule import PATIENCE_S
+from coordinator.training.orders import Orders
+from coordinator.training.schedule import PATIENCE_S, waits_long
 from coordinator.training.seen import Seen
 from coordinator.training.steering import cancelled, paused, resumed
 from tests.unit.coordinator.training.world import GIB, SECOND, STEPS, World, node, spec
@@ -56,7 +56,7 @@ def test_a_job_is_planned_prepared_trained_and_recorded() -> None:
     assert (job.state, job.model, job.step, job.error) == (record.SUCCEEDED, "job:1.0.0", STEPS, "")
     assert dict(job.results) == {"samples_per_s": 80.0}
     assert (job.attempt.number, job.failures, job.lost_steps) == (1, 0, 0)
-    assert tasks_of(made.seen()) == {}
+    assert Orders().of(made.seen()) == {}
 
 
 def test_all_workers_or_none() -> None:
@@ -77,7 +77,7 @@ def test_none_trains_before_all_have_what_they_need() -> None:
         made.lead()
         made.agents("a")
     assert made.job().phase == record.PREPARING
-    assert not any(task.go for tasks in tasks_of(made.seen()).values() for task in tasks)
+    assert not any(task.go for tasks in Orders().of(made.seen()).values() for task in tasks)
     until(made, record.TRAINING)
     job = made.job()
     assert (job.attempt.go, job.attempt.rendezvous) == (True, "10.0.0.1:7000")
@@ -203,7 +203,7 @@ def test_pausing_loses_nothing_and_resuming_goes_on() -> None:
     job = made.job()
     assert (job.state, job.phase, job.reason) == (record.PAUSED, record.NONE, "paused by ann: lunch")
     assert job.checkpoint.step == job.step >= 25
-    assert tasks_of(made.seen()) == {}
+    assert Orders().of(made.seen()) == {}
     made.write(resumed(job, ME))
     made.go_on(40)
     job = made.job()
@@ -219,7 +219,7 @@ def test_cancelling_ends_it_wherever_it_is(phase: int) -> None:
     made.go_on(6)
     job = made.job()
     assert (job.state, job.error) == (record.FAILED, "cancelled by ann: lunch")
-    assert (job.model, tasks_of(made.seen())) == ("", {})
+    assert (job.model, Orders().of(made.seen())) == ("", {})
 
 
 def test_a_joining_node_is_used_at_the_next_checkpoint() -> None:
@@ -437,21 +437,27 @@ def test_a_job_that_has_waited_for_long_gets_the_nodes_that_become_free() -> Non
     assert any("is kept for large, which has waited for long" in each for each in reasons)
 
 
-def test_nodes_hear_which_jobs_exist() -> None:
-    made, known = world("a", "b", "c"), KnownJobs()
-    made.submit(spec(least=2), "one")
-    until(made, record.TRAINING)
-    first = known.of(made.seen())
-    assert first == {"a": ("one",), "b": ("one",)}
-    assert known.of(made.state) is first
-    made.submit(spec("next"), "two")
-    until(made, record.TRAINING, "two")
-    after = known.of(made.seen())
-    assert after["b"] is first["b"] or "two" in after["b"]
-    assert {job for jobs in after.values() for job in jobs} == {"one", "two"}
-    made.go_on(40)
-    assert set(known.of(made.seen())) >= {"a", "b"}, "they have ended and are there"
-    made.jobs = {job_id: job for job_id, job in made.jobs.items() if job_id == "two"}
-    assert {job for jobs in known.of(made.seen()).values() for job in jobs} == {"two"}
-    made.jobs = {}
-    assert known.of(made.seen()) == {}
+def test_a_wait_counts_from_the_first_queue_until_workers_train() -> None:
+    made = world("a", "b")
+    made.submit(spec(least=2))
+    first = made.now_ns
+    until(made, record.PREPARING)
+    made.die("b")
+    waiting = until(made, record.QUEUED)
+    assert waiting.phase_at.ToNanoseconds() > waiting.waiting_since.ToNanoseconds() == first
+    assert waits_long(waiting, first + int(PATIENCE_S + 1) * SECOND), "also in the eyes of a new leader"
+    made.come_back("b")
+    assert not until(made, record.TRAINING).HasField("waiting_since")
+    made.die("b")
+    again = until(made, record.QUEUED)
+    assert again.waiting_since == again.phase_at, "it trained: another wait"
+
+
+def test_a_pause_ends_a_wait() -> None:
+    made = world("a")
+    made.submit(spec(least=2))
+    made.go_on()
+    made.write(paused(made.job(), ME))
+    assert not made.job().HasField("waiting_since")
+    made.write(resumed(made.job(), Order("ann", "", made.now_ns)))
+    assert made.job().waiting_since.ToNanoseconds() == made.now_ns

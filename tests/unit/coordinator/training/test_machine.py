@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from aimesh.training.v1 import training_pb2
 from coordinator.order import Order
 from coordinator.training import record
-from coordinator.training.orders import Orders, tasks_of
+from coordinator.training.orders import Orders
 from coordinator.training.reserved import taken_by
 from coordinator.training.steering import cancelled, paused, resumed
 from coordinator.training.watch import JobWatch
@@ -106,7 +106,7 @@ class Jobs(RuleBasedStateMachine):
     def one_attempt_at_a_time(self) -> None:
         if not hasattr(self, "world"):
             return
-        given = tasks_of(self.world.seen())
+        given = Orders().of(self.world.seen())
         assert given == self.orders.of(self.world.state), "what is remembered is what would be worked out"
         for job in self.world.jobs.values():
             own = [task for tasks in given.values() for task in tasks if task.job == job.id]
@@ -163,5 +163,5 @@ class Jobs(RuleBasedStateMachine):
             assert record.is_over(job) or job.state == record.PAUSED or (waits and too_few), job
 
 
-Jobs.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Jobs.TestCase.settings = settings(max_examples=25, stateful_step_count=25)
 TestJobs = Jobs.TestCase

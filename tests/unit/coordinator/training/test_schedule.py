@@ -216,7 +216,7 @@ def test_gpu_memory_beside_replicas() -> None:
 
 def test_who_has_waited_for_long() -> None:
     made = job()
-    made.phase_at.seconds = 1000
+    made.waiting_since.seconds = 1000
     assert not waits_long(made, int((1000 + PATIENCE_S) * 1e9))
     assert waits_long(made, int((1001 + PATIENCE_S) * 1e9))
     made.phase = record.TRAINING

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from aimesh.membership.v1 import membership_pb2
 from aimesh.registry.v1 import registry_pb2
 from aimesh.training.v1 import training_pb2
+from coordinator.settings import LessonSettings
 from coordinator.state import State
 from coordinator.training import blobs, record
 from coordinator.training.check import check_job
@@ -20,6 +21,7 @@ from meshkit.errors import InvalidInputError
 from tests.unit.coordinator.training.world import spec
 
 A, B = "a" * 64, "b" * 64
+LEAST = LessonSettings()
 
 
 def point(step: int, attempt: int = 1, step_s: float = 0.5) -> training_pb2.MetricPoint:
@@ -85,21 +87,27 @@ def test_what_a_job_teaches() -> None:
     job.plan.MergeFrom(training_pb2.JobPlan(strategy=training_pb2.STRATEGY_DDP, situation="s", alone_samples_per_s=100))
     table = training_pb2.StrategyTable()
     job.state = record.FAILED
-    assert lesson(job, table, lacked=False) is None, "an error of the code"
-    lacked = lesson(job, table, lacked=True)
+    assert lesson(job, table, LEAST, lacked=False) is None, "an error of the code"
+    lacked = lesson(job, table, LEAST, lacked=True)
     assert lacked is not None
     assert lacked.values[0].value < 0
     job.state = record.SUCCEEDED
-    assert lesson(job, table, lacked=False) is None, "nothing was measured"
+    assert lesson(job, table, LEAST, lacked=False) is None, "nothing was measured"
     for speed, step, start in ((150, 199, 0), (150, 250, 51), (401, 250, 0)):
         job.results["samples_per_s"], job.step, job.attempt.from_step = speed, step, start
-        assert lesson(job, table, lacked=False) is None, "too short since its last loss"
+        assert lesson(job, table, LEAST, lacked=False) is None, "too short since its last loss"
+        assert lesson(job, table, LessonSettings(lesson_steps=1, lesson_s=0), lacked=False) is not None
     job.results["samples_per_s"], job.step, job.attempt.from_step = 150, 250, 0
-    learned = lesson(job, table, lacked=False)
+    learned = lesson(job, table, LEAST, lacked=False)
     assert learned is not None
     assert learned.values[0].value == pytest.approx(1.5 / 2**0.5)
+    assert lesson(job, table, LessonSettings(lesson_s=60), lacked=False) is None, "asked to go on for longer"
+    job.spec.strategy, job.plan.reason = training_pb2.STRATEGY_DDP, "the job names it"
+    again = lesson(job, learned, LEAST, lacked=False)
+    assert again is not None
+    assert (again.values[0].visits, again.jobs) == (2, 2), "an observation as any other"
     job.plan.situation = ""
-    assert lesson(job, table, lacked=False) is None, "the user named the strategy"
+    assert lesson(job, table, LEAST, lacked=False) is None, "planned by a version that did not say it"
 
 
 def test_the_next_version() -> None:

@@ -9,10 +9,11 @@ from aimesh.training.v1 import training_pb2
 from coordinator.loads import ByNode
 from coordinator.placement import place
 from coordinator.state import State
-from coordinator.training.advance import advance, succeeded
+from coordinator.training.advance import advance
+from coordinator.training.attempts import succeeded
 from coordinator.training.check import check_job
 from coordinator.training.look import Look, moves, unheld
-from coordinator.training.orders import FINISH, PLAN, TRAIN, statuses_of, tasks_of
+from coordinator.training.orders import FINISH, PLAN, TRAIN, Orders, statuses_of
 from coordinator.training.record import FINISHING, PENDING, QUEUED, timestamp
 from coordinator.training.seen import Move, Seen
 from coordinator.training.watch import JobWatch
@@ -113,6 +114,7 @@ class World:
             phase=QUEUED,
             created_at=timestamp(self.now_ns + len(self.jobs)),
             phase_at=timestamp(self.now_ns),
+            waiting_since=timestamp(self.now_ns),
         )
         self.write(made)
         return made.id
@@ -152,7 +154,7 @@ class World:
 
     def agents(self, *names: str) -> None:
         """These nodes' agents, or all, do one thing for each of their tasks."""
-        tasks = tasks_of(self.seen())
+        tasks = Orders().of(self.seen())
         for name in names or sorted(self.nodes):
             if name in self.dead or name not in self.nodes:
                 continue

@@ -17,6 +17,7 @@ from node_agent.training.folder import Folder, TaskKey, checked_path, numbers_of
 from node_agent.training.needs import copies_of, digests_of, needs_of, resume_of
 from node_agent.training.roles import cast_of
 from node_agent.training.state import TaskState, load_all
+from node_agent.training.zygote import fixed
 
 TRAIN = training_pb2.TASK_KIND_TRAIN
 SITE = Site("n1", "10.0.0.7", 8.0, "eth1", {0: "GPU-a", 3: "GPU-d"})
@@ -117,6 +118,17 @@ def test_threads_are_what_was_asked_for_or_the_nodes_share(asked: float, threads
     made = task()
     made.spec.resources.cpu_cores = asked
     assert threads(made, SITE) == threads_
+
+
+NAMES = st.sampled_from(
+    ["RANK", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH"]
+)
+
+
+@given(st.dictionaries(NAMES, st.text(max_size=3)), st.dictionaries(NAMES, st.text(max_size=3)))
+def test_only_what_is_read_when_a_process_begins_hinders_a_fork(one: dict[str, str], other: dict[str, str]) -> None:
+    differ = {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+    assert (fixed(one) == fixed(other)) == (not differ & {"LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH"})
 
 
 def test_the_working_folder_is_no_import_path() -> None:

@@ -12,9 +12,10 @@ from meshkit.errors import NotFoundError, PreconditionError, UnavailableError
 from tests.unit.tools.tuning.service import FAILED, SUCCEEDED, Script, Scripted, serving
 from tools.cli.target import Mesh
 from tools.tuning import claims, search, service
-from tools.tuning.ledger import Ledger, Task, names, open_storage
+from tools.tuning.ledger import Ledger, Task
 from tools.tuning.reading import study_of
 from tools.tuning.search import Search, publish
+from tools.tuning.storage import names, open_storage
 from tools.tuning.studyfile import Tune, facts, read_study
 from tools.tuning.view import shown, study_json
 

@@ -93,7 +93,7 @@ def test_a_batch_size_is_a_whole_number_of_samples(table: dict[str, object]) -> 
         parse_spaces({"batch_size": table}, "tune.search")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_what_is_drawn_lies_within_the_space_and_so_does_every_point_of_its_grid(data: st.DataObject) -> None:
     low = data.draw(st.integers(1, 50))

@@ -10,13 +10,13 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import InvalidInputError
 from training.analyse.measure import line, pace
-from training.analyse.module import profile_module
+from training.analyse.module import profile_and_flops
 from training.analyse.parts import pairs_of, parts_of, planned_pairs, units_of
 
 
 def profiled(model: nn.Module, *shape: int, device: str = "meta") -> training_pb2.ModelProfile:
     x = torch.zeros(2, *shape, device=device)
-    return profile_module(model.to(device), lambda: model(x).square().mean(), 2, parts_of(model))
+    return profile_and_flops(model.to(device), lambda: model(x).square().mean(), 2, parts_of(model))[0]
 
 
 def mlp() -> nn.Sequential:

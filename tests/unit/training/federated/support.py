@@ -10,8 +10,9 @@ import numpy as np
 
 from aimesh.training.v1 import federated_pb2
 from meshkit.errors import InvalidInputError
-from training.federated.rounds import Desk, fresh
+from training.federated.rounds import Desk
 from training.federated.settings import Settings, checked
+from training.federated.state import fresh
 from training.federated.wire import Array, parts_of
 
 MODEL: dict[str, Array] = {"a": np.zeros((3, 2), np.float32), "b": np.zeros(4, np.float64)}

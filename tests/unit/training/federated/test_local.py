@@ -33,7 +33,7 @@ def spec(**said: Any) -> training_pb2.JobSpec:
 def test_one_step_on_all_data_of_each_client_is_a_step_of_training_in_one_place(tmp_path: Path) -> None:
     import torch
 
-    from training.federated.simulate import Simulation
+    from training.federated.simulation import Simulation
 
     uneven = training_pb2.Data(builtin="iris", partition=training_pb2.Partition(kind="dirichlet", alpha=0.3))
     simulation = Simulation(spec(data=uneven), tmp_path)
@@ -58,7 +58,7 @@ def round_of(simulation: Any, **said: Any) -> federated_pb2.Round:
 
 def test_scaffolds_new_variate_is_its_option_two_and_its_step_is_corrected(tmp_path: Path) -> None:
     from training.federated import local
-    from training.federated.simulate import Simulation
+    from training.federated.simulation import Simulation
     from training.federated.wire import CONTROL
 
     simulation = Simulation(spec(batch_size=20, federated={"aggregation": training_pb2.AGGREGATION_SCAFFOLD}), tmp_path)
@@ -81,7 +81,7 @@ def test_scaffolds_new_variate_is_its_option_two_and_its_step_is_corrected(tmp_p
 
 def test_fedprox_holds_a_client_near_the_rounds_model(tmp_path: Path) -> None:
     from training.federated import local
-    from training.federated.simulate import Simulation
+    from training.federated.simulation import Simulation
 
     simulation = Simulation(spec(batch_size=10), tmp_path)
     start = simulation.desk.tensors()
@@ -97,7 +97,7 @@ def test_fedprox_holds_a_client_near_the_rounds_model(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_names_round_step_and_samples(tmp_path: Path) -> None:
-    from training.federated.simulate import Simulation
+    from training.federated.simulation import Simulation
 
     simulation = Simulation(spec(hyperparameters={"lr": "100"}, batch_size=5), tmp_path)
     simulation.desk.state.model["1.weight"][:] = np.float32(3e38)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -22,7 +22,7 @@ _FINITE = {"allow_nan": False, "allow_infinity": False}
 _ARRAYS = st.sampled_from([np.float32, np.float64]).flatmap(lambda kind: hnp.arrays(kind, _SHAPES, elements=_FINITE))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.text("abc.", min_size=1, max_size=4), _ARRAYS, max_size=4))
 def test_what_is_sent_comes(tensors: dict[str, Any]) -> None:
     layout = layout_of(tensors)

@@ -10,7 +10,6 @@ import pytest
 
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import AimeshError, DataLossError, InvalidInputError, UnavailableError
-from tests.unit.inference.needs import without_torch
 from training.run.policy import policy_of
 from training.run.reporting import Place, explain
 from training.run.sanity import FIRST, Sanity
@@ -88,13 +87,3 @@ def test_an_error_is_told_by_what_it_is(error: BaseException, reason: str, may_r
 def test_many_samples_are_not_all_named() -> None:
     assert str(Place("training", 1, tuple(range(30)))).endswith("18, 19 and 10 more")
     assert str(Place("making the model")) == "while making the model"
-
-
-@without_torch
-def test_the_interface_of_an_address() -> None:
-    from training.run.group import interface_of
-
-    loopback = interface_of("127.0.0.1")
-    assert loopback
-    assert interface_of("127.0.0.7") == interface_of("localhost") == loopback
-    assert interface_of("203.0.113.1") == interface_of("") == ""

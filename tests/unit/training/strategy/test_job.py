@@ -14,6 +14,7 @@ from meshkit.errors import InvalidInputError
 from tests.unit.training.strategy.makers import GIB, analysis, basis, nodes, spec
 from training.plan.explain import explain
 from training.strategy.job import plan_job
+from training.strategy.model import Basis, Network
 
 EMPTY = training_pb2.StrategyTable()
 NAMED = [
@@ -58,7 +59,8 @@ def test_a_named_strategy_is_taken_with_all_the_workers_it_can_use(strategy: tra
     asked = spec(most=3, strategy=strategy)
     plan = plan_job(asked, analysis(), nodes(4), EMPTY, Random(1))
     wanted = {training_pb2.STRATEGY_SINGLE: 1, training_pb2.STRATEGY_TENSOR: 2}.get(strategy, 3)
-    assert (plan.strategy, plan.workers, plan.situation) == (strategy, wanted, "")
+    assert (plan.strategy, plan.workers, plan.situation) == (strategy, wanted, "medium/small/5/fast")
+    assert plan.reason.endswith("the job names it")
     assert not plan.explored
 
 
@@ -116,6 +118,18 @@ def test_what_finished_jobs_taught_is_shown_and_counts() -> None:
     assert f"worth {worths[again.strategy]} of one worker" in again.reason
     following = next(option for option in again.options if option.strategy != again.strategy)
     assert f"with {worths[following.strategy]}" in again.reason, "the next is measured by what was learned too"
+
+
+def test_a_job_that_names_its_strategy_teaches_those_that_do_not() -> None:
+    named = plan_job(spec(strategy=training_pb2.STRATEGY_PIPELINE), analysis(), nodes(2), EMPTY)
+    table = qtable.learn(EMPTY, named, named.alone_samples_per_s * 9, named.workers)
+    taught = plan_job(spec(), analysis(), nodes(2), table)
+    assert (taught.strategy, taught.options[0].visits) == (training_pb2.STRATEGY_PIPELINE, 1)
+
+
+def test_a_slow_link_does_not_change_the_class_of_the_network() -> None:
+    busy = Basis(1e10, 1e-3, Network(1e9, latency_s=0.05, connect_s=2e-4))
+    assert plan_job(spec(), analysis(basis=busy), nodes(2), EMPTY).situation.endswith("/fast")
 
 
 def test_slower_nodes_get_smaller_shares() -> None:
