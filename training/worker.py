@@ -15,7 +15,9 @@ def work(process: Process) -> None:
             take_part(process)
     else:
         from training.run.loop import train
+        from training.run.preload import preload
 
+        preload(process.task)
         train(process)
 
 

@@ -39,7 +39,7 @@ def main() -> None:
     said = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
     from training.contract import read_task
-    from training.run.ready import preload
+    from training.run.preload import preload
 
     preload(read_task(Path(sys.argv[1])))
     zygote = Zygote(said)
@@ -146,7 +146,7 @@ class Zygote:
 def become(told: dict[str, Any]) -> None:
     """Is the worker of `folder` with just the variables `environ`, as if it had been started as one."""
     from training.process import run
-    from training.run.ready import settle
+    from training.run.preload import settle
     from training.worker import work
 
     folder, environ = Path(told["folder"]), told["environ"]

@@ -13,10 +13,12 @@ from aimesh.training.v1 import training_pb2
 from coordinator.loads import ByNode
 from coordinator.state import State
 from coordinator.training.orders import FINISH, PLAN, TRAIN, speaks, statuses_of
-from coordinator.training.record import FINISHING, PLANNING, PREPARING, busy, is_federated
+from coordinator.training.record import FINISHING, PLANNING, PREPARING, TRAINING, busy, is_federated
 
 SILENT_S = 3.0
-"""How long a node may be silent before its workers count as lost: an agent that is started anew needs less."""
+"""How long a node may be silent, and its worker make no step, before it counts as lost."""
+AWAY_S = 10.0
+"""And how long in any case: without its agent's word no checkpoint counts, so what is made meanwhile may be lost."""
 FORGOTTEN_S = 5.0
 """How long an agent that speaks may say nothing of a worker that runs: one that was started anew looks for it first."""
 
@@ -54,10 +56,13 @@ class JobWatch:
 
     def away(self, state: State, job: training_pb2.Job, now: float) -> dict[int, str]:
         """Ranks that are lost, with the reason."""
-        course, found = self._courses.get(job.id), {}
-        for rank, since in course.since.items() if course is not None else ():
+        course, found = self._courses.get(job.id), dict[int, str]()
+        if course is None or not course.since:
+            return found
+        works = _works(job, course, now) or not any(map(speaks, state.nodes.values()))  # nobody could take its place
+        for rank, since in course.since.items():
             node_id = job.attempt.workers[rank].node if rank < len(job.attempt.workers) else ""
-            if why := _lost(state, node_id, now - since):
+            if why := _lost(state, node_id, now - since, works=works):
                 found[rank] = why
         return found
 
@@ -109,8 +114,19 @@ def _follow(job: training_pb2.Job, course: _Course, loads: ByNode, now: float) -
                 course.step, course.moved_at = task.point.step, now
 
 
-def _lost(state: State, node_id: str, silent_s: float) -> str:
-    """Why a rank of which nobody has spoken for so long is lost; empty while it may come back."""
+def _works(job: training_pb2.Job, course: _Course, now: float) -> bool:
+    """Whether all workers are seen at work by those whose agents speak: a step ends for all at once, or for none.
+
+    A federated job's rounds end without a client too.
+    """
+    return job.phase == TRAINING and not is_federated(job) and now - course.moved_at < SILENT_S
+
+
+def _lost(state: State, node_id: str, silent_s: float, *, works: bool) -> str:
+    """Why a rank of which nobody has spoken for so long is lost; empty while it may come back.
+
+    One that works has longer, as far as that is known: its agent may take its time to start anew.
+    """
     node, member = state.nodes.get(node_id), state.members.get(node_id)
     if member is None and node is None:
         return "the node has left"
@@ -119,4 +135,5 @@ def _lost(state: State, node_id: str, silent_s: float) -> str:
         return "the node is dead" if dead or silent_s >= SILENT_S else ""
     if speaks(node):
         return "its agent knows it no more" if silent_s >= FORGOTTEN_S else ""
-    return "the node is silent" if silent_s >= SILENT_S and not state.braked else ""
+    patience_s = AWAY_S if works else SILENT_S
+    return "the node is silent" if silent_s >= patience_s and not state.braked else ""

@@ -40,3 +40,5 @@ HUNGRY = _ADDER.format(
 """Allocates more than it may have."""
 KILLED = _ADDER.format(begins="os.kill(os.getpid(), signal.SIGKILL)")
 """Ends as the kernel's out-of-memory killer ends a process."""
+LARGE = _ADDER.format(begins="self.weights = numpy.ones(640 << 20, dtype=numpy.uint8)")
+"""Takes more of a node than a worker of a job leaves."""

@@ -48,7 +48,7 @@ class Runner:
             argv = [sys.executable, "-m", "tests.chaos.load", name, target, str(RATE), str(self._out(name))]
             self.mesh.processes[name] = Process(name, argv, self.mesh.folder / "run", None, told)
             self.mesh.processes[name].launch()
-        await self._settled()
+        await self.settled()
 
     async def stop(self) -> None:
         """Ends everything."""
@@ -71,20 +71,20 @@ class Runner:
             await self.stage.do(act)
         history.healed = time.monotonic()
         with suppress(TimeoutError):  # the check says what was still wrong
-            await self._settled()
-        history.requests = await self._requests(history.began, time.monotonic())
+            await self.settled()
+        history.requests = await self.requests(history.began, time.monotonic())
         return history
 
     async def heal(self) -> bool:
         """Undoes whatever a scenario left. Whether all is well then."""
         await self.stage.heal()
         try:
-            await self._settled()
+            await self.settled()
         except TimeoutError:
             return False
         return all(self.mesh.processes[name].alive for name in self._clients)
 
-    async def _settled(self) -> None:
+    async def settled(self) -> None:
         """Returns when nothing has been wrong for a while. Raises TimeoutError."""
         async with asyncio.timeout(SETTLE_S):
             good_since = None
@@ -95,7 +95,7 @@ class Runner:
                 good_since = None if await self.observer.problems() else good_since or time.monotonic()
                 await asyncio.sleep(0.1)
 
-    async def _requests(self, began: float, ended: float) -> list[Request]:
+    async def requests(self, began: float, ended: float) -> list[Request]:
         """What the clients asked in that time, once all of it is answered."""
 
         def complete() -> bool:

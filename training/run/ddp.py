@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.run.engine import SAID
-from training.run.group import Group, Sum
+from training.run.group import SAID, Group, Sum
 from training.run.whole import WholeModel
 from training.trainer import Entry
 

@@ -17,9 +17,6 @@ from meshkit.errors import InvalidInputError
 from training.run.group import Group, Sum
 from training.trainer import Entry
 
-SAID = 2
-"""Numbers that each worker tells the others in a step: whether it is to stop, whether a checkpoint is due."""
-
 
 class Engine(Protocol):
     """How the workers of a job share the work of a step. Every worker calls every method at the same point."""

@@ -18,6 +18,8 @@ from training.run.link import Link, measure_link
 
 TIMEOUT = timedelta(seconds=30)
 """How long one collective may wait for the slowest worker. A connection that breaks is seen at once."""
+SAID = 2
+"""Numbers that each worker tells the others in a step: whether it is to stop, whether a checkpoint is due."""
 JOIN_TIMEOUT = timedelta(seconds=120)
 """How long the workers may take to meet: imports and data differ more between machines than steps do."""
 

@@ -135,7 +135,7 @@ async def test_one_that_does_not_answer_is_given_up_and_the_next_comes_after_a_r
 )
 async def test_one_that_cannot_be_forked_from_is_given_up(tmp_path: Path, code: str) -> None:
     site = Site(tmp_path)
-    (site.package / "run" / "ready.py").write_text(code)
+    (site.package / "run" / "preload.py").write_text(code)
     site.start()
     assert await site.zygotes.fork(site.folder, site.environ, 30) is None
     await eventually(lambda: not site.zygotes.due and site.zygotes._one is None)

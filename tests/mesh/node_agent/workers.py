@@ -103,7 +103,7 @@ if __name__ == "__main__":
 """,
     "process": "def run(work, arguments): work()",
     "contract": "def read_task(folder): ...",
-    "run/ready": "def preload(task): ...\ndef settle(threads): ...",
+    "run/preload": "def preload(task): ...\ndef settle(threads): ...",
 }
 """What the real zygote calls, without torch."""
 

@@ -48,3 +48,47 @@ def test_what_the_leader_counts_is_what_is_made(
     assert watch.step(known) == step
     statuses = {rank: training_pb2.TaskStatus(rank=rank, step=4 + rank) for rank in range(2)}
     assert reached(known, Seen(0, statuses=statuses, step=4)) == step
+
+
+@pytest.mark.parametrize(
+    ("strategy", "steps_until_s", "lost_at_s"),
+    [
+        (training_pb2.STRATEGY_DDP, 0, 3),
+        (training_pb2.STRATEGY_DDP, 6, 9),
+        (training_pb2.STRATEGY_DDP, 99, 10),
+        (training_pb2.STRATEGY_FEDERATED, 6, 3),
+    ],
+)
+def test_a_silent_node_is_not_given_up_while_its_worker_is_seen_at_work(
+    strategy: training_pb2.Strategy.ValueType, steps_until_s: int, lost_at_s: int
+) -> None:
+    """Node n1 is silent from second 0 on; rank 0 tells of a step each second for as long as there are any."""
+    known, watch = job(strategy), JobWatch()
+    status = training_pb2.TaskStatus(job="j", attempt=1, rank=0, kind=training_pb2.TASK_KIND_TRAIN)
+    speaks = membership_pb2.Node(id="n0", state=membership_pb2.NODE_STATE_READY)
+    speaks.report.tasks.append(status)
+    silent = membership_pb2.Node(id="n1", state=membership_pb2.NODE_STATE_SUSPECT)
+    state, lost = State(jobs={"j": known}, nodes={"n0": speaks, "n1": silent}), []
+    for second in range(12):
+        point = training_pb2.MetricPoint(step=1 + min(second, steps_until_s))
+        task = training_pb2.TaskProgress(job="j", attempt=1, rank=0, point=point)
+        watch.observe(state, {"n0": membership_pb2.Load(tasks=[task])}, float(second))
+        lost += [second] if watch.away(state, known, float(second)) else []
+    assert lost[0] == lost_at_s
+
+
+def test_a_worker_is_given_up_with_its_nodes_lease_whatever_it_does() -> None:
+    known, watch = job(training_pb2.STRATEGY_DDP), JobWatch()
+    dead = membership_pb2.Node(id="n1", state=membership_pb2.NODE_STATE_DEAD)
+    state = State(jobs={"j": known}, members={"n1": dead, "n0": dead})
+    watch.observe(state, loads(), 0.0)
+    assert watch.away(state, known, 0.0)[1] == "the node is dead"
+
+
+def test_nobody_is_given_up_in_haste_when_nobody_could_take_the_place() -> None:
+    known, watch = job(training_pb2.STRATEGY_DDP), JobWatch()
+    nodes = {name: membership_pb2.Node(id=name, state=membership_pb2.NODE_STATE_SUSPECT) for name in ("n0", "n1")}
+    state = State(jobs={"j": known}, nodes=nodes)
+    for second, lost in ((0, 0), (9, 0), (10, 2)):
+        watch.observe(state, {}, float(second))
+        assert len(watch.away(state, known, float(second))) == lost

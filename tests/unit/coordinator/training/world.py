@@ -265,6 +265,9 @@ class World:
             self._checkpoint(name, key, task, made)
             made.state, made.step = STOPPED, self.steps[key]
             return
+        together = task.plan.strategy != training_pb2.STRATEGY_FEDERATED
+        if together and any(worker.node in self.dead for worker in task.workers):
+            return  # a step ends for all workers, or for none
         self.steps[key] = min(STEPS, self.steps[key] + EVERY // 2)
         if self.steps[key] % EVERY == 0:
             self._checkpoint(name, key, task, made)
