@@ -32,6 +32,8 @@ class _Course:
     moved_at: float
     """When its step rose, in seconds of a clock that only rises."""
     step: int = 0
+    unseen_at: float = float("-inf")
+    """When no node spoke at all: nobody could say then how anybody works."""
     since: dict[int, float] = field(default_factory=dict)
     """By rank, since when nobody speaks of it."""
     speeds: dict[str, float] = field(default_factory=dict)
@@ -59,7 +61,7 @@ class JobWatch:
         course, found = self._courses.get(job.id), dict[int, str]()
         if course is None or not course.since:
             return found
-        works = _works(job, course, now) or not any(map(speaks, state.nodes.values()))  # nobody could take its place
+        works = _works(job, course, now)
         for rank, since in course.since.items():
             node_id = job.attempt.workers[rank].node if rank < len(job.attempt.workers) else ""
             if why := _lost(state, node_id, now - since, works=works):
@@ -100,6 +102,8 @@ class JobWatch:
             if not speaks(state.nodes.get(worker.node)) or (expected and worker.rank not in known)
         }
         course.since = {rank: course.since.get(rank, now) for rank in silent}
+        if silent and not any(map(speaks, state.nodes.values())):
+            course.unseen_at = now
 
 
 def _follow(job: training_pb2.Job, course: _Course, loads: ByNode, now: float) -> None:
@@ -117,9 +121,11 @@ def _follow(job: training_pb2.Job, course: _Course, loads: ByNode, now: float) -
 def _works(job: training_pb2.Job, course: _Course, now: float) -> bool:
     """Whether all workers are seen at work by those whose agents speak: a step ends for all at once, or for none.
 
-    A federated job's rounds end without a client too.
+    So they are taken to be while no agent speaks that could say so, or take a place. A federated job's rounds end
+    without a client too.
     """
-    return job.phase == TRAINING and not is_federated(job) and now - course.moved_at < SILENT_S
+    steps = job.phase == TRAINING and not is_federated(job)
+    return now - max(course.unseen_at, course.moved_at if steps else course.unseen_at) < SILENT_S
 
 
 def _lost(state: State, node_id: str, silent_s: float, *, works: bool) -> str:

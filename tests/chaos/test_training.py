@@ -1,4 +1,4 @@
-"""Every scenario of `training/scenarios.py`: jobs on real processes, disturbed. `--chaos=all` plays the long ones too.
+"""Every scenario of `training/scenarios.py`: jobs on real processes, disturbed. Played with `--chaos=all` only.
 
 What happened to the job of one that fails is kept, and the mesh's history: their files are named in the failure. What
 was measured is added to build/chaos/training.jsonl.
@@ -74,7 +74,7 @@ def players(meshes: Meshes) -> Players:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: str(scenario.name))
 def test_job(players: Players, scenario: Scenario, request: pytest.FixtureRequest) -> None:
-    if scenario.long and request.config.getoption("--chaos") != "all":
+    if request.config.getoption("--chaos") != "all":
         pytest.skip("long: --chaos=all")
     course, history, wrong = _violations(players, scenario)
     if wrong and check.starved(history) > STARVED:  # others had so much of the machine that nothing is proven
@@ -83,8 +83,8 @@ def test_job(players: Players, scenario: Scenario, request: pytest.FixtureReques
 
 
 def test_each_scenario_has_its_line_in_the_documentation() -> None:
-    lines = re.findall(r"^\| `training/([a-z0-9-]+)` \| (●?) *\|", FAILURES.read_text(), re.MULTILINE)
-    assert sorted(lines) == sorted((scenario.name, "" if scenario.long else "●") for scenario in SCENARIOS)
+    lines = re.findall(r"^\| `training/([a-z0-9-]+)` \|", FAILURES.read_text(), re.MULTILINE)
+    assert sorted(lines) == sorted(scenario.name for scenario in SCENARIOS)
 
 
 def _violations(players: Players, scenario: Scenario) -> tuple[Course, History, list[str]]:

@@ -43,8 +43,6 @@ class Scenario:
     """Done when the job is over."""
     asked: Asked = field(default_factory=Asked)
     """What job it is."""
-    long: bool = True
-    """Played with --chaos=all only."""
 
 
 UNDISTURBED = Scenario("undisturbed", (), asked=Asked(least=1, most=1))
@@ -64,7 +62,7 @@ def _again(times: int) -> tuple[Step, ...]:
 
 
 WORKERS = (
-    Scenario("worker-killed", ((0, kill("worker:rank-1")),), long=False),
+    Scenario("worker-killed", ((0, kill("worker:rank-1")),)),
     Scenario("first-worker-killed", ((0, kill("worker:rank-0")),)),
     Scenario("two-workers-killed", ((0, kill("worker:rank-1", "worker:rank-2")),)),
     Scenario("all-workers-killed", ((0, kill("worker:rank-0", "worker:rank-1", "worker:rank-2")),)),
@@ -79,7 +77,15 @@ WORKERS = (
     ),
 )
 MACHINES = (
-    Scenario("agent-killed", ((0, kill("rank-1")), (5, start("rank-1"))), UNNOTICED),
+    Scenario("agent-killed", ((0, kill("rank-1")), (3, start("rank-1"))), UNNOTICED),
+    Scenario("agent-stopped", ((0, stop("rank-1")), (6, go_on("rank-1"))), UNNOTICED),
+    Scenario(
+        "agent-stopped-for-long",
+        ((0, stop("rank-1")), (18, go_on("rank-1"))),
+        Bars(attempts=None, workers=3, twice=100),
+        mesh=check.Bars(),
+        then=ALL_THREE,
+    ),
     Scenario("all-agents-killed", ((0, kill("node*")), (0, start("node*"))), UNNOTICED),
     Scenario(
         "machine-killed-and-back", _back("rank-1", 3), Bars(attempts=None, workers=3), mesh=LOST_NODE, then=ALL_THREE
@@ -163,13 +169,6 @@ LINKS = (
         ((0, link("rank-1", "coordinator*", CUT)), (6, link("rank-1", "coordinator*", NO_FAULT))),
         UNNOTICED,
         mesh=check.Bars(stays=True, keeps=True),
-    ),
-    Scenario(
-        "agent-cut-off-for-long",
-        ((0, link("rank-1", "coordinator*", CUT)), (15, link("rank-1", "coordinator*", NO_FAULT))),
-        Bars(attempts=None, workers=3, twice=80),
-        mesh=check.Bars(),
-        then=ALL_THREE,
     ),
 )
 ROOM = (

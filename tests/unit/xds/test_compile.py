@@ -31,7 +31,7 @@ from coordinator.xds.policy import CLIENT_SLACK_MS, MOST_CLIENT_RETRIES
 from coordinator.xds.snapshot import CDS, EDS, LDS, RDS, Snapshot
 from tests.unit.xds.states import extreme_states, shuffled, states
 
-PROPERTY = settings(max_examples=60)
+PROPERTY = settings(max_examples=40)
 _KINDS: dict[str, type[Message]] = {
     CDS: envoy_cluster_pb2.Cluster,
     EDS: endpoint_pb2.ClusterLoadAssignment,

@@ -85,10 +85,16 @@ def test_a_worker_is_given_up_with_its_nodes_lease_whatever_it_does() -> None:
     assert watch.away(state, known, 0.0)[1] == "the node is dead"
 
 
-def test_nobody_is_given_up_in_haste_when_nobody_could_take_the_place() -> None:
-    known, watch = job(training_pb2.STRATEGY_DDP), JobWatch()
-    nodes = {name: membership_pb2.Node(id=name, state=membership_pb2.NODE_STATE_SUSPECT) for name in ("n0", "n1")}
-    state = State(jobs={"j": known}, nodes=nodes)
-    for second, lost in ((0, 0), (9, 0), (10, 2)):
+@pytest.mark.parametrize(("back_s", "lost_s"), [(99, 10), (6, 8)])
+def test_nobody_is_given_up_in_haste_when_nobody_could_say_more(back_s: int, lost_s: int) -> None:
+    """Both nodes are silent from second 0 on; n0 speaks again at some time, and no step is made any more."""
+    known, watch, lost = job(training_pb2.STRATEGY_FEDERATED), JobWatch(), []
+    for second in range(12):
+        states = {"n0": membership_pb2.NODE_STATE_SUSPECT, "n1": membership_pb2.NODE_STATE_SUSPECT}
+        if second >= back_s:
+            states["n0"] = membership_pb2.NODE_STATE_READY
+        nodes = {name: membership_pb2.Node(id=name, state=each) for name, each in states.items()}
+        state = State(jobs={"j": known}, nodes=nodes)
         watch.observe(state, {}, float(second))
-        assert len(watch.away(state, known, float(second))) == lost
+        lost += [second] if 1 in watch.away(state, known, float(second)) else []
+    assert lost[0] == lost_s
