@@ -28,14 +28,17 @@ def plan_job(
 ) -> training_pb2.JobPlan:
     """The plan of a job: strategy, workers, memory, and every strategy that was weighed with its time and value.
 
-    `nodes` are those that could take workers; without any, as many as the job asks for are assumed, all alike. `draw`
-    makes the chooser try something new now and then; without it the best is taken. Raises InvalidInputError
-    (STRATEGY_REFUSED) when the strategy that the job names, or every one, cannot be used, with the reason.
+    `nodes` are those that could take workers; without any, as many as the job asks for are assumed, all alike. A job
+    that names its strategy and finds a single node free begins there, and grows when others are. `draw` makes the
+    chooser try something new now and then; without it the best is taken. Raises InvalidInputError (STRATEGY_REFUSED)
+    when the strategy that the job names, or every one, cannot be used, with the reason.
     """
     least, most = bounds(spec)
-    machines = machines_of(nodes, most if nodes else max(least, most))
-    work = work_of(spec, analysis)
     named = spec.strategy if spec.strategy in STRATEGIES else 0
+    machines = machines_of(nodes, most)
+    if named and len(machines) == 1 and least == 1:
+        machines *= most
+    work = work_of(spec, analysis)
     weighed = weigh(work, machines, analysis.basis, least, most)
     known = qtable.from_proto(table)
     trip_s = analysis.basis.network.round_trip_s

@@ -73,6 +73,11 @@ def test_workers_that_have_not_joined_yet_are_planned_for() -> None:
     assert plan_job(spec(most=4), slow, nodes(2), EMPTY).workers == 1
 
 
+@pytest.mark.parametrize("strategy", NAMED[1:])
+def test_one_free_node_is_enough_to_begin_with_a_named_strategy(strategy: training_pb2.Strategy.ValueType) -> None:
+    assert plan_job(spec(most=3, strategy=strategy), analysis(), nodes(1), EMPTY).workers > 1
+
+
 def test_no_nodes_are_as_many_as_it_asks_for() -> None:
     assert plan_job(spec(least=2, most=3), analysis(), [], EMPTY).basis.nodes == 3
 
