@@ -86,7 +86,7 @@ class Bench:
     async def _killed(self, job: str, pids: Callable[[Answer], list[int]]) -> dict[str, float]:
         before = await self._until(job, self._trains)
         await asyncio.sleep(3.0)  # longer than a checkpoint's pace, so that there is one to lose steps since
-        before = await self._until(job, self._trains)
+        before = await self._until(job, lambda found: self._trains(found) and all(map(psutil.pid_exists, pids(found))))
         began = time.monotonic()
         for pid in pids(before):
             os.kill(pid, signal.SIGKILL)
