@@ -29,7 +29,7 @@ test: .venv/.dev node_modules/.stamp
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests
 
 chaos: .venv/.dev
-	$(BIN)/python -m pytest tests/chaos --chaos=all
+	$(BIN)/python -m pytest tests/chaos tests/mesh/training/test_federated_mesh.py --chaos=all
 
 soak: .venv/.dev
 	$(BIN)/python -m pytest tests/chaos/test_soak.py --soak 600

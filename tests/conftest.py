@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of tests/chaos."""
     group = parser.getgroup("chaos")
     group.addoption("--chaos", choices=["short", "all"], default="short", help="all: the long fault scenarios too")
-    group.addoption("--soak", type=float, default=30.0, metavar="SECONDS", help="how long the soak watches the mesh")
+    group.addoption("--soak", type=float, metavar="SECONDS", help="watch a mesh for growth, for so long")
 
 
 @pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups in the same hook

@@ -119,7 +119,11 @@ async def uploaded(started: RunningCoordinator, folder: Path) -> training_pb2.Co
 
 
 @pytest.mark.timeout(240)
-async def test_poison_and_another_model_are_refused_by_name_and_the_job_succeeds(tmp_path: Path) -> None:
+async def test_poison_and_another_model_are_refused_by_name_and_the_job_succeeds(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if request.config.getoption("--chaos") != "all":
+        pytest.skip("long: --chaos=all")
     private = write_private(tmp_path / "private")
     async with AsyncExitStack() as stack:
         etcd = stack.enter_context(etcd_server(tmp_path / "etcd"))
