@@ -83,7 +83,7 @@ SCENARIOS = (
     Scenario("rolling", ROLLING, TAKES_OVER),
     Scenario("blue-green", BLUE_GREEN, TAKES_OVER),
     Scenario("shadow", SHADOW, UNSEEN),
-    Scenario("experiment", EXPERIMENT, COMPARED, long=False),
+    Scenario("experiment", EXPERIMENT, COMPARED),
     Scenario("experiment-promoted", EXPERIMENT, replace(TAKES_OVER, sticky=True), promote=At(0, "HOLDING")),
     Scenario("canary-aborted", CANARY, TAKEN_BACK, abort=At(1, "HOLDING")),
     Scenario("canary-aborted-at-the-last-step", CANARY, TAKEN_BACK, abort=At(2, "DRAINING")),

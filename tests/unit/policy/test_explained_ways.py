@@ -24,7 +24,7 @@ _SERVICE = "/inference.GRPCInferenceService"
 Headers = Mapping[str, str]
 
 
-@settings(max_examples=150)
+@settings(max_examples=90)
 @given(with_policies(), st.sampled_from([{}, {"x-tenant": "acme"}, {"x-tenant": "umbrella corp"}]))
 def test_what_is_explained_is_what_the_routes_do(state: State, headers: Headers) -> None:
     snapshot = compile_snapshot(state)
@@ -46,7 +46,7 @@ def test_what_is_explained_is_what_the_routes_do(state: State, headers: Headers)
         assert _refused(found.programs) == (not any(endpoints(snapshot, each) for each in _shares(route.route)))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(with_policies())
 def test_streams_take_the_same_ways_without_a_bound_on_a_try(state: State) -> None:
     snapshot = compile_snapshot(state)

@@ -236,4 +236,4 @@ def _spec(strategy: str) -> rollout_pb2.RolloutSpec:
 
 
 TestRollout = RolloutMachine.TestCase
-TestRollout.settings = settings(max_examples=90, stateful_step_count=60, suppress_health_check=list(HealthCheck))
+TestRollout.settings = settings(max_examples=50, stateful_step_count=60, suppress_health_check=list(HealthCheck))
