@@ -2,7 +2,7 @@
 
 Rego has no endless loops, but it has very long ones, and its interpreter is C++ that cannot be interrupted: a process
 can be. Reads {"policy": text, "input": {...}} lines and answers each with {"answer": ...}, {"syntax": [offset, why]} or
-{"broken": why}. Ends itself when a policy takes longer than MOST_S, or when nobody writes any more.
+{"broken": why}. Ends itself when a policy computes longer than MOST_S, or when nobody writes any more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from regopy import Interpreter, LogLevel, RegoError
 
 MOST_S = 1.0
-"""How long one policy may run."""
+"""Seconds of processor time that one policy may use: a busy machine's pauses are not the policy's."""
 MOST_MEMORY = 1024 * 1024 * 1024
 """How much address space this process may have, in bytes."""
 QUERY = "data.aimesh.gates"
@@ -65,13 +65,13 @@ def _first(text: str) -> list[Any]:
 def main() -> None:
     """Answers line by line until standard input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl+C is for the coordinator
     for line in sys.stdin:
         asked = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, MOST_S)
+        signal.setitimer(signal.ITIMER_PROF, MOST_S)
         said = answer(asked["policy"], asked["input"])
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()
 
