@@ -120,7 +120,8 @@ class Proxy:
     async def _serve(
         self, name: str, server: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        client = await asyncio.to_thread(connected_by, writer.get_extra_info("peername"), self._who())
+        ends = writer.get_extra_info("peername"), writer.get_extra_info("sockname")
+        client = await asyncio.to_thread(connected_by, *ends, self._who())
         try:
             server_reader, server_writer = await asyncio.open_connection(*server)
         except OSError:
@@ -223,9 +224,9 @@ class _Door:
         self._full = [full, filler]
 
 
-def connected_by(peer: Address, processes: Mapping[int, str]) -> str:
-    """The name of the process that has the other end of a loopback connection; empty when it is none of these."""
-    inode = _inode_of(peer)
+def connected_by(peer: Address, door: Address, processes: Mapping[int, str]) -> str:
+    """The name of the process that connected from `peer` to `door`; empty when it is none of these."""
+    inode = _inode_of(peer, door)
     for pid, name in processes.items():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -235,19 +236,25 @@ def connected_by(peer: Address, processes: Mapping[int, str]) -> str:
     return ""
 
 
-def _inode_of(peer: Address) -> str:
-    """The inode of the TCP socket that has this local IPv4 address; empty when there is none.
+def _inode_of(local: Address, remote: Address) -> str:
+    """The inode of the TCP socket with these two IPv4 ends; empty when there is none.
 
-    gRPC connects to IPv4 addresses from IPv6 sockets, which the kernel lists elsewhere.
+    Both, as the kernel gives one local port to connections that go to different places. gRPC connects to IPv4 addresses
+    from IPv6 sockets, which the kernel lists elsewhere.
     """
-    host, port = peer
-    own = f"{struct.unpack('=I', socket.inet_aton(host))[0]:08X}:{port:04X}"
     for table, prefix in (("tcp", ""), ("tcp6", _MAPPED)):
+        ends = [prefix + _as_listed(local), prefix + _as_listed(remote)]
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
-            if fields[1] == prefix + own and fields[9] != "0":
+            if fields[1:3] == ends and fields[9] != "0":
                 return fields[9]
     return ""
+
+
+def _as_listed(address: Address) -> str:
+    """An IPv4 address and port as /proc/net/tcp writes them."""
+    host, port = address
+    return f"{struct.unpack('=I', socket.inet_aton(host))[0]:08X}:{port:04X}"
 
 
 def _bound(address: Address) -> socket.socket:

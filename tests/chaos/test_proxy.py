@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -115,3 +118,39 @@ async def test_a_grpc_client_is_known_too() -> None:
             return await proxy.set("me", "echo", MUTE_SERVER) == 1
 
         await eventually(connected_here, what="the channel is seen as this process's")
+
+
+_SAME_PORT = """
+import socket, sys
+held = []
+for _ in range(15):
+    server = socket.create_server(("127.0.1.3", 0))
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    client.bind(("127.0.0.1", int(sys.argv[1])))
+    client.connect(server.getsockname())
+    held += [server, client]
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_another_connection_from_the_same_local_port_is_another_one() -> None:
+    (port,) = free_ports(1)
+    argv = [sys.executable, "-c", _SAME_PORT, str(port)]
+    child = await asyncio.create_subprocess_exec(*argv, stdin=PIPE, stdout=PIPE)
+    try:
+        assert child.stdout is not None
+        assert await child.stdout.readline() == b"connected\n"
+        async with echo_through() as (proxy, door, _):
+            with socket.socket() as mine:
+                mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                mine.bind(("127.0.0.1", port))
+                mine.connect(door)
+
+                async def known() -> bool:
+                    return await proxy.set("me", "echo", NO_FAULT) == 1
+
+                await eventually(known, what="the connection is seen as this process's")
+    finally:
+        await child.communicate()
