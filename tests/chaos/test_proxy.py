@@ -121,7 +121,7 @@ async def test_a_grpc_client_is_known_too() -> None:
 
 
 _SAME_PORT = """
-import socket, sys
+import signal, socket, sys
 held = []
 for _ in range(15):
     server = socket.create_server(("127.0.1.3", 0))
@@ -131,14 +131,14 @@ for _ in range(15):
     client.connect(server.getsockname())
     held += [server, client]
 print("connected", flush=True)
-sys.stdin.read()
+signal.pause()
 """
 
 
 async def test_another_connection_from_the_same_local_port_is_another_one() -> None:
     (port,) = free_ports(1)
     argv = [sys.executable, "-c", _SAME_PORT, str(port)]
-    child = await asyncio.create_subprocess_exec(*argv, stdin=PIPE, stdout=PIPE)
+    child = await asyncio.create_subprocess_exec(*argv, stdout=PIPE)
     try:
         assert child.stdout is not None
         assert await child.stdout.readline() == b"connected\n"
@@ -153,4 +153,5 @@ async def test_another_connection_from_the_same_local_port_is_another_one() -> N
 
                 await eventually(known, what="the connection is seen as this process's")
     finally:
-        await child.communicate()
+        child.kill()
+        await child.wait()
