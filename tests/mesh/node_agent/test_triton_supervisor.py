@@ -50,7 +50,7 @@ async def test_life_of_a_triton(tmp_path: Path) -> None:
         os.kill(first.pid, signal.SIGKILL)
         begun = time.monotonic()
         await eventually(lambda: triton.status.state == STARTING)
-        assert time.monotonic() - begun < 1.0
+        assert time.monotonic() - begun < 5.0
         await asyncio.wait_for(triton.wait_ready(), 40)
         second = triton.status
         assert second.generation == first.generation + 1

@@ -88,7 +88,7 @@ def _keys(mesh: Aimesh) -> None:
     until(lambda: _opens(client, headers))
     assert _status(mesh, f"/v2?access_token={key}") == HTTPStatus.UNAUTHORIZED, "the query is logged"
     mesh.run("keys", "revoke", "bob")
-    until(lambda: not _opens(client, headers), within_s=2.0)
+    until(lambda: not _opens(client, headers), within_s=5.0)
     client.close()
 
 
