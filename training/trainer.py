@@ -21,6 +21,10 @@ found by name:
     tensor_plan(model) -> {module name: ParallelStyle}               of tensor jobs; found from the layers
     cuts(model) -> [module name, ...]                                of pipeline jobs: its parts, in order; found
     inputs(batch) -> Tensor, output_loss(outputs, batch) -> Tensor   of pipeline jobs, in place of loss
+
+A worker may be given few samples of a batch, or one: how many depends on the workers and their speed. So a layer that
+looks across samples (batch norm) gives other numbers with other workers, fails on one sample where it needs two, and
+keeps the running means of rank 0; norms of a sample (GroupNorm, LayerNorm) give the same with any.
 """
 
 from __future__ import annotations
@@ -125,8 +129,19 @@ class Entry:
         return optimizer
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
-        """The schedule of learning rates, or None."""
-        return self._trainer.scheduler(optimizer) if self.has("scheduler") else None
+        """The schedule of learning rates, or None. Raises InvalidInputError for what cannot be stepped by itself."""
+        from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+        if not self.has("scheduler"):
+            return None
+        with calling(f"trainer {self.name}: scheduler", self._code):
+            scheduler = self._trainer.scheduler(optimizer)
+        if scheduler is not None and (
+            not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau)
+        ):
+            hint = "return a torch.optim.lr_scheduler.LRScheduler that goes by the number of steps"
+            raise self.wrong("scheduler", f"gave {type(scheduler).__name__}", hint)
+        return scheduler
 
     def evaluate(self, model: nn.Module, batch: Any) -> dict[str, float]:
         """Means over a held-out batch by name: the loss and what the trainer measures."""

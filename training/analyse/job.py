@@ -18,7 +18,7 @@ from meshkit.errors import InvalidInputError
 from training.analyse.analysis import Analysis
 from training.analyse.measure import Pace, pace
 from training.analyse.module import Parts, profile_and_flops
-from training.analyse.parts import pairs_of, parts_of, planned_pairs, units_of
+from training.analyse.parts import pairs_of, parts_of, planned_pairs, units_of, unsharded
 from training.contract import Folder
 from training.data.order import held
 from training.data.samples import Samples
@@ -74,7 +74,7 @@ def analyse_job(
         holdout=kept,
         pairs=pairs,
         places=_places(pairs, built.flops),
-        refused=_refused(entry, built.parts),
+        refused=_refused(entry, built),
         optimizer_slots=_slots(entry, built.model),
         units=units,
         unit_bytes=unit_bytes,
@@ -143,13 +143,15 @@ def _places(pairs: Sequence[Pair], flops: Mapping[str, float]) -> float:
     return sum(flops.get(step.name, 0) for step in steps) / once or 1.0 if once else 1.0
 
 
-def _refused(entry: Entry, parts: Parts) -> dict[int, str]:
+def _refused(entry: Entry, built: _Built) -> dict[int, str]:
+    refused: dict[int, str] = {}
+    if why := unsharded(built.model):
+        refused[training_pb2.STRATEGY_FSDP] = why
     if not entry.has("output_loss"):
-        return {training_pb2.STRATEGY_PIPELINE: "the trainer has no output_loss, which a pipeline needs"}
-    if not parts:
-        why = "the model is no torch.nn.Sequential, and the trainer has no cuts"
-        return {training_pb2.STRATEGY_PIPELINE: why}
-    return {}
+        refused[training_pb2.STRATEGY_PIPELINE] = "the trainer has no output_loss, which a pipeline needs"
+    elif not built.parts:
+        refused[training_pb2.STRATEGY_PIPELINE] = "the model is no torch.nn.Sequential, and the trainer has no cuts"
+    return refused
 
 
 def _slots(entry: Entry, model: nn.Module) -> float:
@@ -193,6 +195,7 @@ def _pace(entry: Entry, samples: Samples, most: int, budget_s: float) -> Pace:
     with calling("a first step", _code(entry)):
         model = entry.model().to(device)
         optimizer = entry.optimizer([one for one in model.parameters() if one.requires_grad])
+        entry.scheduler(optimizer)
 
         def batch_of(size: int) -> Any:
             return moved(samples.batch(np.arange(size) % len(samples)), device)

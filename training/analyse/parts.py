@@ -73,6 +73,12 @@ def units_of(parts: Parts, model: nn.Module) -> tuple[int, int]:
     return (len(having), max(having)) if having else (1, _bytes(model))
 
 
+def unsharded(model: nn.Module) -> str:
+    """Why FSDP cannot share a model out, which has no halves of a parameter without a dimension; empty when it can."""
+    scalars = [name for name, one in model.named_parameters() if not one.dim()]
+    return f"parameter {scalars[0]} has no dimension to be cut along: give it the shape [1]" if scalars else ""
+
+
 def _flat(prefix: str, module: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
     for name, member in module.named_children():
         full = f"{prefix}.{name}" if prefix else name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def files_of(path: Path) -> list[Path]:
 
 def joined(paths: Sequence[Path]) -> ArraySamples:
     """Files as one set, in order; those without a sample are passed over. Raises InvalidInputError."""
-    pieces = [piece for piece in _paired([read(path) for path in paths]) if len(piece)]
+    pieces = [piece for piece in _paired({path: read(path) for path in paths}) if len(piece)]
     if not pieces:
         raise bad(f"no samples in {', '.join(path.name for path in paths)}", "at least one sample is needed")
     first = pieces[0]
@@ -57,14 +57,13 @@ def joined(paths: Sequence[Path]) -> ArraySamples:
     return ArraySamples(tuple(_alike(pieces)))
 
 
-def _paired(pieces: list[Piece]) -> list[Piece]:
-    """Joins NAMEx.npy and NAMEy.npy, which hold the two arrays of one piece."""
-    by_name = {piece.name: piece for piece in pieces}
+def _paired(pieces: Mapping[Path, Piece]) -> list[Piece]:
+    """Joins NAMEx.npy and NAMEy.npy of one folder, which hold the two arrays of one piece."""
     paired = []
-    for piece in pieces:
-        if piece.name.endswith("y.npy") and f"{piece.name[:-5]}x.npy" in by_name:
+    for path, piece in pieces.items():
+        if path.name.endswith("y.npy") and path.with_name(f"{path.name[:-5]}x.npy") in pieces:
             continue
-        other = by_name.get(f"{piece.name[:-5]}y.npy") if piece.name.endswith("x.npy") else None
+        other = pieces.get(path.with_name(f"{path.name[:-5]}y.npy")) if path.name.endswith("x.npy") else None
         if other is None:
             paired.append(piece)
         elif len(other) != len(piece):

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
+import lzma
+import math
 import mmap
 import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,13 @@ _TYPES: Mapping[str, Any] = {
     "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
 _LONGEST_HEADER = 1 << 20
+_NUMBERS = "fiubc"
+"""Kinds of NumPy's element types that are numbers, or truth."""
+_UNREADABLE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
+    csv.Error, lzma.LZMAError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading damaged files was seen to raise, in NumPy, zipfile, json and here: each is said of the file."""
 
 
 def read(path: Path) -> Piece:
@@ -34,13 +45,16 @@ def read(path: Path) -> Piece:
         raise bad(f"{path.name} is of no known form", f"known: {', '.join(READERS)}")
     try:
         arrays = reader(path)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, struct.error, csv.Error) as error:
+    except _UNREADABLE as error:
         raise bad(f"{path.name} cannot be read: {error}", "write it again; pickled objects are not read") from error
     lengths = {name: len(array) for name, array in arrays.items() if array.ndim}
     if len(lengths) != len(arrays) or len(set(lengths.values())) > 1:
         raise bad(
             f"{path.name}: its arrays differ in their number of samples: {lengths}", "x[i] and y[i] are one sample"
         )
+    for name, array in arrays.items():
+        if array.dtype.kind not in _NUMBERS:
+            raise bad(f"{path.name}: {name} holds {array.dtype}, not numbers", "write labels and features as numbers")
     return Piece(path.name, arrays)
 
 
@@ -91,14 +105,18 @@ def _safetensors(path: Path) -> dict[str, Array]:
     for name, one in header.items():
         if one["dtype"] not in _TYPES:
             raise ValueError(f"tensor {name} is of type {one['dtype']}; known: {', '.join(_TYPES)}")
-        arrays[name] = _mapped(path, np.dtype(_TYPES[one["dtype"]]), one["shape"], 8 + length + one["data_offsets"][0])
+        begin, end = one["data_offsets"]
+        dtype = np.dtype(_TYPES[one["dtype"]])
+        if not 0 <= begin <= end or end - begin != math.prod(one["shape"]) * dtype.itemsize:
+            raise ValueError(f"tensor {name} of shape {one['shape']} is not what lies at {begin} to {end}")
+        arrays[name] = _mapped(path, dtype, one["shape"], 8 + length + begin)
     return _x_and_y(arrays)
 
 
 def _mapped(path: Path, dtype: Any, shape: Any, offset: int, *, order: Any = "C") -> Array:
     if 0 in shape:
         return np.empty(shape, dtype)
-    count = int(np.prod(shape)) * dtype.itemsize
+    count = math.prod(shape) * dtype.itemsize
     if offset + count > path.stat().st_size:
         raise ValueError(f"it ends before its arrays do: {path.stat().st_size} bytes")
     return np.memmap(path, dtype, "r", offset, tuple(shape), order)
@@ -113,16 +131,19 @@ def _x_and_y(arrays: dict[str, Array]) -> dict[str, Array]:
 
 def _csv(path: Path) -> dict[str, Array]:
     """Numbers. With a header, the column y, label, target or class is y; else the last one is."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # what Excel writes begins with a mark of UTF-8
         rows = [row for row in csv.reader(file) if row]
     if not rows:
         raise ValueError("it is empty")
     header = None if _is_numbers(rows[0]) else [name.strip().lower() for name in rows.pop(0)]
     label = next((header.index(name) for name in _LABELS if name in header), -1) if header else -1
+    width = len(header or rows[0])
+    if width < 2:
+        raise ValueError("it has one column, and a label needs others to be told from")
     for number, row in enumerate(rows):
-        if len(row) != len(rows[0]) or not _is_numbers(row):
-            raise ValueError(f"row {number + 1} is not {len(rows[0])} numbers: {','.join(row)[:60]!r}")
-    table = np.array(rows, np.float64).reshape(len(rows), -1)
+        if len(row) != width or not _is_numbers(row):
+            raise ValueError(f"row {number + 1} is not {width} numbers: {','.join(row)[:60]!r}")
+    table = np.array(rows, np.float64).reshape(len(rows), width)
     y = table[:, label]
     return {"x": np.delete(table, label, 1).astype(np.float32), "y": _labels(y)}
 
@@ -136,7 +157,8 @@ def _is_numbers(row: list[str]) -> bool:
 
 def _labels(y: Array) -> Array:
     """Whole numbers where all are: labels."""
-    whole = y.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # of NaN, which is not equal to what it becomes
+        whole = y.astype(np.int64)
     return whole if np.array_equal(whole, y) else y.astype(np.float32)
 
 

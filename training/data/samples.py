@@ -154,7 +154,7 @@ def as_samples(given: Any, trainer: str) -> Samples:
     if callable(getattr(given, "batch", None)) and hasattr(given, "__len__"):
         samples: Samples = given
         return samples
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping) and given:
         arrays = {str(name): np.asarray(value) for name, value in given.items()}
         _check_equal(trainer, arrays)
         return ArraySamples((Piece(trainer, arrays),))

@@ -18,7 +18,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
 
-from training.analyse.parts import parts_of
+from meshkit.errors import InvalidInputError
+from training.analyse.parts import parts_of, unsharded
 from training.parallel.shared import SharedModel
 from training.run.group import Group, Sum
 from training.trainer import Entry
@@ -73,7 +74,10 @@ class FsdpEngine(SharedModel):
     data_parallel = True
 
     def prepare(self, trainer: Entry, model: nn.Module, group: Group) -> None:
-        """See Engine."""
+        """See Engine. Raises InvalidInputError (STRATEGY_REFUSED) for a parameter that cannot be shared out."""
+        if why := unsharded(model):
+            hint = "change the model, or take another strategy"
+            raise InvalidInputError(f"strategy fsdp cannot be used: {why}", hint=hint, reason="STRATEGY_REFUSED")
         self.keep(trainer, model, group)
         mesh = init_device_mesh(group.device.type, (group.world_size,))
         for piece in pieces(model, trainer):

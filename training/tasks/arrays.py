@@ -17,7 +17,20 @@ from training.tasks.networks import cnn, mlp
 from training.tasks.settings import Settings
 
 
-class Classifier(BuiltIn):
+class _OnArrays(BuiltIn):
+    """A task whose model is given x as FP32, whatever numbers it is kept as (images are often bytes)."""
+
+    def inputs(self, batch: Any) -> torch.Tensor:
+        """See BuiltIn: [batch, ...] with one feature at least. Labels, where there are any, are not looked at."""
+        x: torch.Tensor = (batch[0] if isinstance(batch, tuple) else batch).float()
+        return x if x.dim() > 1 else x[:, None]
+
+    def example(self, batch: Any) -> tuple[torch.Tensor, ...]:
+        """What the model is given."""
+        return (self.inputs(batch),)
+
+
+class Classifier(_OnArrays):
     """Labels from arrays, by a multi-layer perceptron or a small convolutional net.
 
     Hyperparameters: kind ("mlp", "cnn"), hidden ([64]), channels ([16, 32]), image ([channels, height, width], of flat
@@ -49,11 +62,11 @@ class Classifier(BuiltIn):
 
     def output_loss(self, outputs: torch.Tensor, batch: Any) -> torch.Tensor:
         """Cross entropy."""
-        return functional.cross_entropy(outputs, batch[1])
+        return functional.cross_entropy(outputs, batch[1].long())
 
     def evaluate(self, model: nn.Module, batch: Any) -> dict[str, float]:
         """The share of labels that are found."""
-        return {"accuracy": (model(batch[0]).argmax(-1) == batch[1]).double().mean().item()}
+        return {"accuracy": (model(self.inputs(batch)).argmax(-1) == batch[1]).double().mean().item()}
 
     def served(self, model: nn.Module) -> nn.Module:
         """Probabilities and the label."""
@@ -70,7 +83,7 @@ class _Classes(nn.Module):
         return {"probabilities": scores.softmax(-1), "label": scores.argmax(-1)}
 
 
-class Regressor(BuiltIn):
+class Regressor(_OnArrays):
     """Numbers from arrays, by a multi-layer perceptron. Hyperparameters: hidden ([64]), dropout, and those of all."""
 
     name = "regressor"
@@ -93,8 +106,8 @@ class Regressor(BuiltIn):
 
     def evaluate(self, model: nn.Module, batch: Any) -> dict[str, float]:
         """Mean absolute error."""
-        outputs = model(batch[0])
-        return {"absolute_error": functional.l1_loss(outputs, batch[1].reshape(outputs.shape)).item()}
+        outputs = model(self.inputs(batch))
+        return {"absolute_error": functional.l1_loss(outputs, batch[1].to(outputs.dtype).reshape(outputs.shape)).item()}
 
     def served(self, model: nn.Module) -> nn.Module:
         """The number, or numbers."""
@@ -110,7 +123,7 @@ class _Value(nn.Module):
         return {"value": self.model(x)}
 
 
-class Autoencoder(BuiltIn):
+class Autoencoder(_OnArrays):
     """Arrays through a narrow code and back. Hyperparameters: hidden ([64]), code (8), dropout, and those of all."""
 
     name = "autoencoder"
@@ -127,14 +140,9 @@ class Autoencoder(BuiltIn):
         widths = (*self._hidden, self._code, *reversed(self._hidden))
         return mlp(self._shape, widths, math.prod(self._shape), self._dropout)
 
-    def inputs(self, batch: Any) -> torch.Tensor:
-        """See BuiltIn: labels, where there are any, are not looked at."""
-        x: torch.Tensor = batch[0] if isinstance(batch, tuple) else batch
-        return x
-
     def output_loss(self, outputs: torch.Tensor, batch: Any) -> torch.Tensor:
         """Mean squared error of the array that comes back."""
-        return functional.mse_loss(outputs, self.inputs(batch).flatten(1).to(outputs.dtype))
+        return functional.mse_loss(outputs, self.inputs(batch).flatten(1))
 
     def served(self, model: nn.Module) -> nn.Module:
         """The array that comes back, and how far it is from what went in."""
@@ -155,15 +163,18 @@ def _classes(samples: ArraySamples, stated: int) -> int:
     """How many labels there are, at least 2. Raises InvalidInputError that names the sample whose label is none."""
     y = samples.whole("y")
     if y.ndim != 1 or y.dtype.kind not in "iub":
-        raise _label(f"y of {samples.where(0)} is {y.dtype} of shape {list(y.shape[1:])}, not one whole number")
+        odd = ~(np.abs(y) < 2**53) | (y != np.floor(y)) if y.ndim == 1 and y.dtype.kind == "f" else [True]
+        first = int(np.argmax(odd))
+        what = f"{y[first]}" if y.ndim == 1 else f"of shape {list(y.shape[1:])}"
+        raise _label(f"label y of {samples.where(first)} is {what} ({y.dtype}), not one whole number")
     classes = stated or max(int(y.max()) + 1, 2)
     wrong = np.flatnonzero((y < 0) | (y >= classes))
     if len(wrong):
         known = f"there are {classes} classes" if stated else "labels begin at 0"
         raise _label(f"label {int(y[wrong[0]])} of {samples.where(int(wrong[0]))} is out of range: {known}")
-    if classes > len(y) and not stated:
+    if y.max() >= len(y) and not stated:
         where = samples.where(int(y.argmax()))
-        raise _label(f"label {classes - 1} of {where} is out of range: there are only {len(y)} samples")
+        raise _label(f"label {int(y.max())} of {where} is out of range: there are only {len(y)} samples")
     return classes
 
 

@@ -11,7 +11,7 @@ from aimesh.training.v1 import training_pb2
 from meshkit.errors import InvalidInputError
 from training.analyse.measure import line, pace
 from training.analyse.module import profile_and_flops
-from training.analyse.parts import pairs_of, parts_of, planned_pairs, units_of
+from training.analyse.parts import pairs_of, parts_of, planned_pairs, units_of, unsharded
 
 
 def profiled(model: nn.Module, *shape: int, device: str = "meta") -> training_pb2.ModelProfile:
@@ -114,3 +114,10 @@ def test_real_steps_are_timed() -> None:
     found = pace(model, optimizer, lambda x: model(x).square().mean(), batch_of, 32, 0.0)
     assert found.sample_s > 0
     assert sizes == [8, 8, 32]
+
+
+def test_a_parameter_without_a_dimension_is_not_shared_out() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    assert not unsharded(model)
+    model.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))
+    assert unsharded(model).startswith("parameter scale has no dimension")

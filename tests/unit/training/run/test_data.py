@@ -80,6 +80,25 @@ def test_arrays_in_two_files_are_paired_by_their_names(tmp_path: Path) -> None:
     assert samples.names == ("x", "y")
 
 
+def test_arrays_are_paired_within_their_folder(tmp_path: Path) -> None:
+    for part in range(2):
+        (tmp_path / f"part{part}").mkdir()
+        np.save(tmp_path / f"part{part}" / "x.npy", X[3 * part : 3 * part + 3])
+        np.save(tmp_path / f"part{part}" / "y.npy", np.full(3, part))
+    samples = load(training_pb2.Data(path=str(tmp_path)), tmp_path)
+    assert samples is not None
+    assert samples.whole("y").tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_table_as_excel_writes_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\ufeffy,a,b\n1,2,0.5\n0,4,1.5\n")
+    (tmp_path / "b.csv").write_text("\ufeffy,a,b\n")  # no sample in it
+    (tmp_path / "c.csv").write_text("\ufeff7,8,2\n")
+    samples = joined([tmp_path / name for name in ("a.csv", "b.csv", "c.csv")])
+    assert samples.whole("y").tolist() == [1, 0, 2]
+    assert samples.whole("x").tolist() == [[2, 0.5], [4, 1.5], [7, 8]]
+
+
 def test_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     (tmp_path / "b.jsonl").write_text('{"text": "wor"}\n{"text": "ld"}\n')
@@ -103,6 +122,18 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def _tensor(dtype: str, shape: list[int], *offsets: int) -> Callable[[Path], Any]:
+    header = json.dumps({"x": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}).encode()
+    return lambda path: path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+
+
+def _damaged(path: Path) -> None:
+    np.savez_compressed(path, x=X)
+    content = bytearray(path.read_bytes())
+    content[41:80] = b"\xff" * 39
+    path.write_bytes(content)
+
+
 BROKEN: list[tuple[str, Callable[[Path], Any], str]] = [
     ("pickled.npz", _pickled, r"pickled\.npz cannot be read: .*pickle"),
     ("cut.safetensors", _cut, r"cut\.safetensors cannot be read: it ends before its arrays do"),
@@ -111,6 +142,17 @@ BROKEN: list[tuple[str, Callable[[Path], Any], str]] = [
     ("words.csv", lambda path: path.write_text("1,2\n3,four\n"), r"words\.csv cannot be read: row 2 .*3,four"),
     ("uneven.csv", lambda path: path.write_text("1,2\n3\n"), r"uneven\.csv cannot be read: row 2"),
     ("empty.csv", lambda path: path.touch(), r"empty\.csv cannot be read: it is empty"),
+    ("short.csv", lambda path: path.write_text("a,b,y\n1,2\n"), r"short\.csv cannot be read: row 1 is not 3 numbers"),
+    ("labels.csv", lambda path: path.write_text("1\n2\n"), r"labels\.csv cannot be read: it has one column"),
+    ("words.npz", lambda path: np.savez(path, x=np.array(["a", "b"])), r"words\.npz: x holds <U1, not numbers"),
+    ("damaged.npz", _damaged, r"damaged\.npz cannot be read: Error -3 while decompressing"),
+    ("header.npy", lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x04\x00{(\n\n"), r"header\.npy cannot be read"),
+    ("none.safetensors", _tensor("F32", [2, 2]), r"none\.safetensors cannot be read"),
+    ("other.safetensors", _tensor("F32", [2, 2], 0, 4), r"other\.safetensors .*tensor x of shape \[2, 2\] is not what"),
+    ("before.safetensors", _tensor("F32", [1], -4, 0), r"before\.safetensors cannot be read: tensor x"),
+    ("vast.safetensors", _tensor("F32", [1 << 33, 1 << 33], 0, 16), r"vast\.safetensors cannot be read: tensor x"),
+    ("digits.jsonl", lambda path: path.write_text(f'{{"x": [1{"0" * 400}]}}'), r"digits\.jsonl .*too large"),
+    ("deep.jsonl", lambda path: path.write_text("[" * 100_000), r"deep\.jsonl cannot be read: .*recursion"),
     ("bad.jsonl", lambda path: path.write_text("{"), r"bad\.jsonl cannot be read"),
     ("list.jsonl", lambda path: path.write_text("[1]\n"), r"list\.jsonl cannot be read"),
     ("uneven.npz", lambda path: np.savez(path, x=X, y=Y[:2]), r"uneven\.npz: its arrays differ .*'x': 6, 'y': 2"),

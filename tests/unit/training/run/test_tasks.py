@@ -122,7 +122,9 @@ def test_hyperparameters_that_cannot_be_are_named(tmp_path: Path, task: str, val
         ([0, 1, -1, 1], {}, r"label -1 of a\.npz, sample 2 is out of range"),
         ([0, 1, 2, 1], {"classes": "2"}, r"label 2 of a\.npz, sample 2 is out of range: there are 2 classes"),
         ([0, 1, 900, 1], {}, r"label 900 of a\.npz, sample 2 is out of range"),
-        ([0.5, 1, 2, 1], {}, r"y of a\.npz, sample 0 is float64"),
+        ([0, 1, 2.5, 1], {}, r"y of a\.npz, sample 2 is 2\.5 \(float64\), not one whole number"),
+        ([0, 1, 1, np.nan], {}, r"y of a\.npz, sample 3 is nan"),
+        ([0, np.inf, 1, 1], {}, r"y of a\.npz, sample 1 is inf"),
     ],
 )
 def test_a_label_out_of_range_is_named(tmp_path: Path, labels: list[float], values: dict[str, str], says: str) -> None:
@@ -130,6 +132,26 @@ def test_a_label_out_of_range_is_named(tmp_path: Path, labels: list[float], valu
     with pytest.raises(InvalidInputError, match=says) as caught:
         entry_of(tmp_path, "classifier", training_pb2.Data(path=str(tmp_path / "a.npz")), **values)
     assert caught.value.reason == "BAD_DATA"
+
+
+@pytest.mark.parametrize("kind", ["u1", "i8", "?", "f2", ">f8"])
+@pytest.mark.parametrize("task", ["classifier", "regressor", "autoencoder"])
+def test_numbers_of_every_type_are_learned_from(tmp_path: Path, task: str, kind: str) -> None:
+    x, labels = np.arange(8).reshape(4, 2).astype(kind), np.array([0, 1, 1, 0]).astype("?" if kind == "?" else "u1")
+    np.savez(tmp_path / "a.npz", x=x, y=labels)
+    entry = entry_of(tmp_path, task, training_pb2.Data(path=str(tmp_path / "a.npz")))
+    samples, model = entry.samples(), entry.model()
+    assert samples is not None
+    batch = samples.batch(np.arange(4))
+    assert entry.loss(model, batch).requires_grad
+    assert np.isfinite(entry.evaluate(model, batch)["loss"])
+    entry.served(model)(*entry.example(batch))
+
+
+def test_one_sample_of_one_feature_is_enough(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones(1), y=np.zeros(1, np.int64))
+    entry = entry_of(tmp_path, "classifier", training_pb2.Data(path=str(tmp_path / "a.npz")))
+    assert all(np.isfinite(learn(entry, steps=2)))
 
 
 def test_data_of_another_form_is_refused(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def use(entry: Entry) -> float:
     assert samples is not None
     model = entry.model()
     loss = entry.loss(model, samples.batch(np.arange(5)))
-    entry.optimizer(model.parameters())
+    entry.scheduler(entry.optimizer(model.parameters()))
     return loss.item()
 
 
@@ -88,6 +88,13 @@ def test_the_smallest_trainer_has_all_that_is_asked_of_one(tmp_path: Path) -> No
         (GOOD + "    def data(self): return 7", r"data gave int, which holds no samples"),
         (GOOD + "    def data(self): return torch.ones(3), torch.ones(2)", r"arrays of unequal length"),
         (GOOD + "    def optimizer(self, parameters): return None", r"optimizer gave NoneType"),
+        (GOOD + "    def scheduler(self, optimizer): return 3", r"scheduler gave int"),
+        (GOOD + "    def scheduler(self, optimizer): return optimizer.gone", r"scheduler: AttributeError.*mine\.py:"),
+        (
+            GOOD + "    def scheduler(self, optimizer):\n"
+            "      return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)",
+            r"scheduler gave ReduceLROnPlateau",
+        ),
     ],
 )  # fmt: skip
 def test_a_trainer_that_cannot_be_used_is_refused_with_the_line(tmp_path: Path, text: str, says: str) -> None:
