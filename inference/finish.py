@@ -6,6 +6,7 @@ FOLDER/export/ becomes FOLDER/packed/files/, as hard links, and FOLDER/packed/ve
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 from pathlib import Path
@@ -34,17 +35,28 @@ def finish(folder: Path) -> None:
 
 
 def main(folder: Path) -> int:
-    """Exit status 0, or 1 after an event `error`."""
+    """Exit status 0, or 1 after an event `error`; ENOSPC when the disk has no room for the event."""
+    said, status = training_pb2.WorkerEvent(done=training_pb2.Done()), 0
     try:
         finish(folder)
     except (AimeshError, OSError, json_format.ParseError) as error:
         reason = error.reason if isinstance(error, AimeshError) else type(error).__name__
+        if isinstance(error, OSError) and _is_full(error):
+            reason = "DISK_FULL"
         message = f"the result cannot be served: {error}"
-        said = training_pb2.WorkerError(message=message, reason=reason, may_retry=isinstance(error, OSError))
-        _say(folder, training_pb2.WorkerEvent(error=said))
-        return 1
-    _say(folder, training_pb2.WorkerEvent(done=training_pb2.Done()))
-    return 0
+        why = training_pb2.WorkerError(message=message, reason=reason, may_retry=isinstance(error, OSError))
+        said, status = training_pb2.WorkerEvent(error=why), 1
+    try:
+        _say(folder, said)
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        status = errno.ENOSPC
+    return status
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _source(export: Path) -> Path:

@@ -46,6 +46,7 @@ FAILPOINTS: Mapping[str, str] = {
     "chunk.write": "a verified chunk is about to be written to the agent's disk",
     "model.loaded": "Triton has loaded a model; it is not tested and nobody knows",
     "blob.append": "bytes of a blob are about to be written to the disk",
+    "checkpoint.write": "a training job's worker is about to write a file of a checkpoint",
     "audit.stored": "audit events are in the database; etcd has them still",
     "experiment.executed": "both versions of an experiment have answered; nothing is written",
     "experiment.promoted": "the alias points at an experiment's candidate; the experiment does not say so yet",

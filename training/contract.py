@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +20,9 @@ from google.protobuf import json_format
 
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import AimeshError, InvalidInputError
+from training.run.disk import FULL
+
+_ROOM_LOOK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -103,13 +108,19 @@ def stop_requested(folder: Path) -> bool:
 
 
 class EventWriter:
-    """Appends events for the agent, each one write of one whole line: a reader never waits for the rest of one."""
+    """Appends events for the agent, each one write of one whole line: a reader never waits for the rest of one.
+
+    What the disk has no room for is kept and written first as soon as it has. That is never much: a job's points are
+    at most some ten thousand.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._unwritten: deque[bytes] = deque()
+        self._one_writes = threading.Lock()
         self._file = os.open(Folder(folder).events, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def write(self, event: training_pb2.WorkerEvent) -> None:
-        """Appends one event, with the time now unless it has one. Raises OSError."""
+        """Appends one event, with the time now unless it has one. Raises OSError, but not for a full disk."""
         if not event.HasField("at"):
             event.at.FromNanoseconds(time.time_ns())
         text = json_format.MessageToJson(event, indent=None, always_print_fields_with_no_presence=False)
@@ -155,6 +166,10 @@ class EventWriter:
         made = training_pb2.Checkpoint(step=step, files=files, attempt=attempt, world_size=world_size)
         self.write(training_pb2.WorkerEvent(checkpoint=made))
 
+    def no_checkpoint(self, why: str) -> None:
+        """Says that one was given up for want of room on a disk."""
+        self.write(training_pb2.WorkerEvent(no_checkpoint=why))
+
     def error(self, error: AimeshError, *, may_retry: bool) -> None:
         """Says why the process ends."""
         said = training_pb2.WorkerError(message=str(error), may_retry=may_retry, reason=error.reason)
@@ -172,11 +187,31 @@ class EventWriter:
         """Gives the file free. Nothing is lost without it."""
         os.close(self._file)
 
+    def settled(self, within_s: float) -> bool:
+        """Whether everything is written; waits so long for room."""
+        deadline = time.monotonic() + within_s
+        while not self._write() and time.monotonic() < deadline:
+            time.sleep(_ROOM_LOOK_S)
+        return not self._unwritten
+
     def _append(self, line: str) -> None:
-        data = line.encode() + b"\n"
-        written = os.write(self._file, data)
-        if written != len(data):
-            raise OSError(f"only {written} of {len(data)} bytes of an event were written: the disk is full")
+        self._unwritten.append(line.encode() + b"\n")
+        self._write()
+
+    def _write(self) -> bool:
+        """Writes what there is room for; whether that was all."""
+        with self._one_writes:
+            while self._unwritten:
+                try:
+                    written = os.write(self._file, self._unwritten[0])
+                except OSError as error:
+                    if error.errno not in FULL:
+                        raise
+                    return False
+                line = self._unwritten.popleft()
+                if written < len(line):
+                    self._unwritten.appendleft(line[written:])
+        return True
 
 
 def number(value: float) -> float | str:

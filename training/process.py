@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -15,11 +16,16 @@ from types import FrameType, TracebackType
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import InvalidInputError
 from training.contract import EventWriter, Folder, read_go, read_task, stop_requested
+from training.run.disk import forgiving, is_full
 from training.run.reporting import Place, explain
 from training.run.watch import DEFAULT_LIMIT_S, Watch, end_stalled, stall_error
 
 _LOOK_S = 0.02
 """Between two looks for go.json: two calls of the system."""
+NO_ROOM_STATUS = errno.ENOSPC
+"""Exit status when the disk has no room for a process's last word: node_agent/training/outcome.py."""
+_LAST_WORD_S = 10.0
+"""So long it waits for that room."""
 
 
 @dataclass
@@ -86,7 +92,8 @@ def run(work: Callable[[Process], None], arguments: list[str] | None = None) -> 
     """
     (given,) = sys.argv[1:] if arguments is None else arguments
     folder = Folder(Path(given).resolve())
-    process = Process(folder, EventWriter(folder.root))
+    sys.stdout, sys.stderr = forgiving(1), forgiving(2)
+    process = Process(folder, _events(folder))
     sys.excepthook = _hook(process)
     process.task = read_task(folder.root)
     limit_s = process.task.spec.stall_timeout.ToTimedelta().total_seconds() or DEFAULT_LIMIT_S
@@ -100,6 +107,17 @@ def run(work: Callable[[Process], None], arguments: list[str] | None = None) -> 
             f"{process.place}: the job's code called exit({error.code!r})", hint="let it return", reason="BAD_TRAINER"
         ) from error
     process.watch.stop()
+    if not process.events.settled(_LAST_WORD_S):
+        os._exit(NO_ROOM_STATUS)
+
+
+def _events(folder: Folder) -> EventWriter:
+    try:
+        return EventWriter(folder.root)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        os._exit(NO_ROOM_STATUS)
 
 
 def _hook(process: Process) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
@@ -108,6 +126,6 @@ def _hook(process: Process) -> Callable[[type[BaseException], BaseException, Tra
         traceback.print_exception(kind, error, trace)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(1 if process.events.settled(_LAST_WORD_S) else NO_ROOM_STATUS)
 
     return hook

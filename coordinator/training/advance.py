@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from aimesh.training.v1 import training_pb2
 from coordinator.training.attempts import brought_back, released
-from coordinator.training.losses import FAILED, Loss
+from coordinator.training.losses import FAILED, SUCCEEDED, Loss
 from coordinator.training.record import (
     CANCEL,
     FINISHING,
@@ -21,6 +21,7 @@ from coordinator.training.record import (
     STOPPING,
     TRAINING,
     copy,
+    in_phase_s,
     is_over,
 )
 from coordinator.training.running import training, until_stopped
@@ -36,6 +37,10 @@ def advance(job: training_pb2.Job, seen: Seen) -> Move | None:
     return Move(found) if isinstance(found, training_pb2.Job) else found
 
 
+FINISH_MOST_S = 3600.0
+"""How long an agent may take to pack a result. To record it may take longer: a coordinator fetches it."""
+
+
 def _finishing(job: training_pb2.Job, seen: Seen) -> Move | training_pb2.Job | None:
     if job.order == CANCEL:
         return released(job, seen.now_ns)
@@ -48,6 +53,10 @@ def _finishing(job: training_pb2.Job, seen: Seen) -> Move | training_pb2.Job | N
         return brought_back(job, seen, Loss(f"packing the result on {node}: {status.message}", status.may_retry))
     if 0 in seen.away:
         return brought_back(job, seen, Loss(f"packing the result on {node}: {seen.away[0]}", may_retry=True))
+    packed = status is not None and status.state == SUCCEEDED
+    if not packed and in_phase_s(job, seen.now_ns) > FINISH_MOST_S:
+        late = f"packing the result on {node} took longer than {FINISH_MOST_S:g} s"
+        return brought_back(job, seen, Loss(late, may_retry=True))
     return None
 
 

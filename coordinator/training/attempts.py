@@ -29,6 +29,7 @@ from coordinator.training.record import (
 )
 from coordinator.training.schedule import Offer
 from coordinator.training.seen import Move, Seen
+from coordinator.training.widening import widest
 
 
 def begin(job: training_pb2.Job, found: Offer, seen: Seen, reason: str) -> training_pb2.Job:
@@ -121,7 +122,7 @@ def brought_back(job: training_pb2.Job, seen: Seen, loss: Loss) -> Move:
     reason = f"goes on from step {made.checkpoint.step} after {loss.error}; {_again(again)}"
     if not attempting(job):
         return Move(entered(made, QUEUED, seen.now_ns, loss.error))
-    found = seen.offer(made)
+    made, found = widest(made, seen.offer)
     if found.workers:
         return Move(begin(made, found, seen, reason))
     return Move(entered(made, QUEUED, seen.now_ns, f"{loss.error}; {found.reason}"))

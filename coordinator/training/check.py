@@ -190,7 +190,8 @@ def _check_federated(spec: training_pb2.JobSpec) -> None:
     if made.aggregation == training_pb2.AGGREGATION_TRIMMED_MEAN:
         made.trim = made.trim or 0.1
     _check(_number(made.trim, 0, 0.5) and made.trim < 0.5, "federated.trim", made.trim, "below 0.5")
-    for name in ("proximal", "most_norm", "clip", "noise", "delta", "server_learning_rate"):
+    _check(_number(made.delta, 0, 1) and made.delta < 1, "federated.delta", made.delta, "above 0, below 1")
+    for name in ("proximal", "most_norm", "clip", "noise", "server_learning_rate"):
         _check(_number(getattr(made, name), 0, 1e12), f"federated.{name}", getattr(made, name), "0 or more")
     if made.noise and not made.clip:
         raise _bad("federated.noise is set without clip", "noise is a multiple of clip: set both")

@@ -192,6 +192,8 @@ class TrainingController:
                 made = succeeded(job, self.now_ns())
             except (UnavailableError, SupersededError) as error:
                 log.warning("job.result_not_recorded", job=job.id, reason=error.message)
+                if (said := told(job, f"its result is not recorded yet: {error.message}")) is not None:
+                    await self._write(state, Move(said), fence)
                 await asyncio.sleep(Backoff(first_s=1.0).next_delay())
                 return
             except AimeshError as error:

@@ -18,6 +18,7 @@ from coordinator.training.record import (
     PLANNING,
     PREPARING,
     QUEUED,
+    STOPPING,
     attempting,
     copy,
     is_federated,
@@ -36,6 +37,7 @@ from coordinator.training.schedule import (
 from coordinator.training.seen import Move, Seen
 from coordinator.training.versions import next_version
 from coordinator.training.watch import JobWatch
+from coordinator.training.widening import widest
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def moves(look: Look, placement: Placement, each: Callable[[training_pb2.Job, Se
         after = move.job if move is not None else job
         if after.phase == PLANNING:
             _hold(after, after.attempt.workers[: least_workers(after)], rooms)
+        if after.phase == STOPPING and not after.order:
+            _hold_more(after, rooms)
     return found
 
 
@@ -164,6 +168,17 @@ def _hold(job: training_pb2.Job, workers: Sequence[training_pb2.Worker], rooms: 
     held.id, held.phase = f"held for {job.id}", PREPARING
     held.attempt.CopyFrom(training_pb2.Attempt(workers=workers))
     rooms.release(job.id)
+    rooms.occupy(held)
+
+
+def _hold_more(job: training_pb2.Job, rooms: Rooms) -> None:
+    """Takes the places that a job which is about to go on will have beside those that it still has: it may have stopped
+    for them, and of several jobs that could use a node one is to stop for it."""
+    has = {worker.node for worker in job.attempt.workers}
+    wide, found = widest(job, lambda wanted: offer(wanted, rooms))
+    held = copy(wide)
+    held.id, held.phase = f"held beside {job.id}", PREPARING
+    held.attempt.CopyFrom(training_pb2.Attempt(workers=[worker for worker in found.workers if worker.node not in has]))
     rooms.occupy(held)
 
 

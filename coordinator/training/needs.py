@@ -48,7 +48,15 @@ def most_workers(job: training_pb2.Job) -> int:
 
 def least_workers(job: training_pb2.Job) -> int:
     """Fewest workers with which it starts: a plan may say that it is better off with fewer than were asked for."""
-    return min(max(1, job.spec.resources.min_workers), most_workers(job))
+    least = min(max(1, job.spec.resources.min_workers), most_workers(job))
+    return min((count for count in job.plan.counts if count >= least), default=least)
+
+
+def fitting(job: training_pb2.Job, count: int) -> int:
+    """How many of so many workers its strategy can use."""
+    if not job.plan.counts:
+        return count
+    return max((each for each in job.plan.counts if each <= count), default=0)
 
 
 def shares_nodes(job: training_pb2.Job) -> bool:

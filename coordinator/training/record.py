@@ -162,6 +162,11 @@ def word(state: training_pb2.JobState.ValueType) -> str:
     return training_pb2.JobState.Name(state).removeprefix("JOB_STATE_").lower()
 
 
+def strategy_word(strategy: training_pb2.Strategy.ValueType) -> str:
+    """STRATEGY_DDP as "ddp"."""
+    return training_pb2.Strategy.Name(strategy).removeprefix("STRATEGY_").lower()
+
+
 def phase_word(phase: training_pb2.JobPhase.ValueType) -> str:
     """JOB_PHASE_TRAINING as "training"."""
     return training_pb2.JobPhase.Name(phase).removeprefix("JOB_PHASE_").lower()

@@ -15,6 +15,7 @@ from coordinator.etcd import Created
 from coordinator.registry.checking import MOST_SOURCE
 from coordinator.registry.recording import Recorder
 from coordinator.state import State
+from coordinator.training.record import strategy_word
 from meshkit.chunks import list_bytes
 from meshkit.errors import InvalidInputError, UnavailableError
 
@@ -66,7 +67,7 @@ def lineage(job: training_pb2.Job) -> dict[str, str]:
     digests = " ".join(shard.digest for shard in data.shards)
     told = {
         "job": job.id,
-        "strategy": training_pb2.Strategy.Name(job.plan.strategy).removeprefix("STRATEGY_").lower(),
+        "strategy": strategy_word(job.plan.strategy),
         "workers": str(len(job.attempt.workers)),
         "steps": str(job.step),
         "seed": str(spec.seed),

@@ -18,8 +18,10 @@ from coordinator.training.record import (
     is_federated,
     ran_ns,
     seconds,
+    strategy_word,
 )
 from coordinator.training.seen import Move, Seen
+from coordinator.training.widening import widest
 
 STOP_MOST_S = 180.0
 """How long workers may take to write a checkpoint and stop, and their agents to copy it: agents end them sooner."""
@@ -53,10 +55,13 @@ def _at_checkpoint(job: training_pb2.Job, seen: Seen, whole: training_pb2.Checkp
     made.checkpoint.CopyFrom(whole)
     if seen.now_ns - attempt_ns(job) < GROW_REST_S * _S:
         return made
-    found, has = seen.offer(made).workers, len(job.attempt.workers)
-    if len(found) <= has:
+    wide, found = widest(made, seen.offer)
+    can, has = len(found.workers), len(job.attempt.workers)
+    if can <= has:
         return made
-    return stopping(made, seen.now_ns, f"goes on with {len(found)} workers in place of {has}")
+    now, then = strategy_word(job.plan.strategy), strategy_word(wide.plan.strategy)
+    other = f", {then} in place of {now}" if then != now else ""
+    return stopping(made, seen.now_ns, f"goes on with {can} workers in place of {has}{other}")
 
 
 def until_stopped(job: training_pb2.Job, seen: Seen) -> Move | training_pb2.Job | None:
@@ -81,7 +86,7 @@ def until_stopped(job: training_pb2.Job, seen: Seen) -> Move | training_pb2.Job 
         made.lost_steps += max(0, made.step - made.checkpoint.step)
     if made.order:
         return released(made, seen.now_ns)
-    found = seen.offer(made)
+    made, found = widest(made, seen.offer)
     if found.workers:
         return begin(made, found, seen, made.reason)
     return entered(made, QUEUED, seen.now_ns, f"{made.reason}; {found.reason}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from aimesh.membership.v1 import membership_pb2
 from aimesh.training.v1 import training_pb2
-from coordinator.training.needs import least_workers, most_workers, need_of, shares_nodes
+from coordinator.training.needs import fitting, least_workers, most_workers, need_of, shares_nodes
 from coordinator.training.record import FINISHING, PREPARING, QUEUED, STOPPING, TRAINING, is_over, waited_s
 from coordinator.training.rooms import Room, Rooms
 
@@ -46,7 +46,7 @@ def offer(job: training_pb2.Job, rooms: Rooms, speeds: Mapping[str, float] | Non
     rooms.occupy(job)
     if len(found) < least:
         return Offer(reason=_waiting(least, len(found), reasons))
-    return Offer(tuple(_workers(job, rooms, found, speeds or {})))
+    return Offer(tuple(_workers(job, rooms, found[: fitting(job, len(found))], speeds or {})))
 
 
 def waits_long(job: training_pb2.Job, now_ns: int) -> bool:

@@ -18,6 +18,7 @@ from coordinator.training.record import (
     told,
 )
 from coordinator.training.seen import Move, Seen
+from coordinator.training.widening import widest
 
 PREPARE_MOST_S = 3600.0
 """How long agents may take to fetch what an attempt needs."""
@@ -29,11 +30,11 @@ def queued(job: training_pb2.Job, seen: Seen) -> training_pb2.Job | None:
     """A job that waits for nodes, for its planning or for its attempt."""
     if job.order:
         return released(job, seen.now_ns)
-    found = seen.offer(job)
+    planned, found = widest(job, seen.offer)
     if not found.workers:
         return told(job, found.reason)
     if job.HasField("plan"):
-        return begin(job, found, seen, _FETCHES)
+        return begin(planned, found, seen, _FETCHES)
     if seen.planned_elsewhere:
         return None
     made = entered(job, PLANNING, seen.now_ns, f"{found.workers[0].node} analyses the model and decides the strategy")
@@ -62,7 +63,7 @@ def _planned(job: training_pb2.Job, seen: Seen, plan: training_pb2.JobPlan) -> t
         return failed(job, seen.now_ns, f"planning on {job.attempt.workers[0].node} came to no strategy")
     made = copy(job)
     made.plan.CopyFrom(plan)
-    found = seen.offer(made)
+    made, found = widest(made, seen.offer)
     if found.workers:
         return begin(made, found, seen, _FETCHES)
     return entered(made, QUEUED, seen.now_ns, found.reason)

@@ -49,6 +49,8 @@ async def _end_of(standing: Standing, seats: Seats, heard: Heard) -> Outcome:
     seat = seats.main
     if seats.over_limit:
         raise TaskFailedError(seats.over_limit, may_retry=False)
+    if seats.stopped and heard.said.done is None:
+        raise TaskFailedError(seats.stopped, may_retry=True)
     known = standing.state.processes
     standing.state.processes = {name: each for name, each in known.items() if name != seat.role.name}
     if message := seats.killed_by_group(seat):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+
+import structlog
 
 from aimesh.training.v1 import training_pb2
 from node_agent.training.heard import Heard
 from node_agent.training.launcher import Seat
 from node_agent.training.seats import POLL_S, TERM_S, Seats
 from node_agent.training.standing import Standing
+
+log = structlog.get_logger()
 
 _LINGER_S = 30.0
 """A process that has said its last word gets so long to go."""
@@ -32,7 +37,7 @@ class Following:
         while (process := seat.process) is not None and not process.exited:
             await process.exits_within(POLL_S)
             await self._heard.listen()
-            await asyncio.to_thread(seat.log.rotate)
+            await asyncio.to_thread(_rotate, seat)
             await self._press(seat)
         await self._heard.listen()
         await self._heard.all_held.wait()  # what it wrote is reported no later than its end
@@ -56,8 +61,24 @@ class Following:
                 seat.process.terminate()
 
     async def _ask_stop(self) -> None:
-        """By a file, which its worker takes for a request to write a checkpoint and end."""
-        folder = self._standing.folder
-        await asyncio.to_thread(folder.stop.touch)
-        if self._seats.cast.client is not None:
-            await asyncio.to_thread(folder.client.stop.touch)
+        """By a file, which its worker takes for a request to write a checkpoint and end; SIGTERM is another."""
+        folder, cast = self._standing.folder, self._seats.cast
+        asked = [(self._seats.main, folder.stop)]
+        if cast.client is not None:
+            asked.append((self._seats.seat(cast.client), folder.client.stop))
+        for seat, path in asked:
+            try:
+                await asyncio.to_thread(path.touch)
+            except OSError as error:  # a full disk
+                log.warning("task.stop_not_written", job=self._standing.task.job, reason=str(error))
+                if seat.process is not None:
+                    seat.process.terminate()
+
+
+def _rotate(seat: Seat) -> None:
+    """Moves a log aside that is too long; where there is no room for it, it begins anew. Blocks on the disk."""
+    try:
+        seat.log.rotate()
+    except OSError as error:
+        log.warning("task.log_lost", log=str(seat.log.path), reason=str(error))
+        os.truncate(seat.log.path, 0)

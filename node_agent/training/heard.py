@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 _MOST_PENDING = 8
 """Checkpoints that wait to be given digests; the oldest is left out when there are more."""
+_NONE = "no checkpoint "
+"""How a message begins that a newer checkpoint makes untrue."""
 
 
 @dataclass
@@ -93,6 +95,8 @@ class Heard:
                 self._pending.append(event.checkpoint)
                 self._come.set()
                 self.all_held.clear()
+            case "no_checkpoint":
+                self._warn(event.no_checkpoint)
             case "plan":
                 status.plan.CopyFrom(event.plan)
             case "error":
@@ -113,8 +117,8 @@ class Heard:
                 try:
                     await self._hold(said)
                 except (AimeshError, OSError, ValueError) as error:
-                    log.warning("task.checkpoint_not_held", job=self._state.task.job, reason=str(error))
-                    self._progress.message = f"checkpoint {said.step} is not held: {error}"
+                    self._warn(f"that of step {said.step} is not held: {error}")
+                await uninterrupted(holding.sweep, self._folder, said.step, self._kept())
             self.all_held.set()
 
     async def _hold(self, said: training_pb2.Checkpoint) -> None:
@@ -122,11 +126,24 @@ class Heard:
         if any(each.step == said.step for each in state.written):
             return  # read again after the agent was started anew
         state.written.insert(0, await holding.hold_checkpoint(self._tools.store, self._folder, state.task, said))
-        old = holding.outdated(state)
-        gone = {each.step for each in old}
+        gone = {each.step for each in holding.outdated(state)}
         state.written = [each for each in state.written if each.step not in gone]
         del state.status.checkpoints[:]
         state.status.checkpoints.extend(holding.reported(state))
+        if state.status.message.startswith(_NONE):
+            state.status.message = ""
         self._tools.on_change()
-        await uninterrupted(holding.remove, self._folder, old)
         await self._save()
+
+    def _warn(self, why: str) -> None:
+        """Says in the task's state that a checkpoint was given up; it trains on."""
+        state, task = self._state, self._state.task
+        log.warning("task.no_checkpoint", job=task.job, rank=task.rank, reason=why)
+        if state.status.state == training_pb2.TASK_STATE_RUNNING:
+            last = max([each.step for each in state.written] + [task.resume.step])
+            state.status.message = f"{_NONE}{f'since step {last}' if last else 'yet'}: {why}"
+            self._tools.on_change()
+
+    def _kept(self) -> set[int]:
+        """Steps of the checkpoints that stay on the disk."""
+        return {each.step for each in (*self._state.written, *self._pending)}

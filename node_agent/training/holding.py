@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -12,10 +13,11 @@ import structlog
 from aimesh.registry.v1 import registry_pb2
 from aimesh.training.v1 import training_pb2
 from meshkit.chunks import digests_of
-from meshkit.errors import DataLossError, NotFoundError
+from meshkit.errors import AimeshError, DataLossError, NotFoundError
 from node_agent.store import ModelStore
 from node_agent.threads import uninterrupted
 from node_agent.training.folder import Folder, checked_path
+from node_agent.training.needs import blobs_of
 from node_agent.training.state import TaskState
 
 log = structlog.get_logger()
@@ -31,18 +33,23 @@ LINGER_S = 30.0
 async def hold_file(store: ModelStore, path: Path, name: str) -> training_pb2.CheckpointFile:
     """Makes a file a blob, and its chunk list too; says what it is under that name.
 
-    Raises ExhaustedError when there is no room in the store, OSError.
+    Raises ExhaustedError when there is no room in the store, OSError: then neither is one.
     """
     digest, listed = await uninterrupted(digests_of, path)
     size = path.stat().st_size  # noqa: ASYNC240  # was read a moment ago
     chunk_list = hashlib.sha256(listed).hexdigest() if listed else ""
-    for blob, count in ((digest, size), (chunk_list, len(listed))):
-        if blob and blob not in store.held():
-            with store.reserved(blob, count, {digest, chunk_list}):
-                if blob == digest:
-                    await uninterrupted(store.link, path, blob)
-                else:
-                    await uninterrupted(store.put, listed, blob)
+    new = {blob for blob in (digest, chunk_list) if blob} - store.held()
+    try:
+        for blob, count in ((digest, size), (chunk_list, len(listed))):
+            if blob in new:
+                with store.reserved(blob, count, {digest, chunk_list}):
+                    if blob == digest:
+                        await uninterrupted(store.link, path, blob)
+                    else:
+                        await uninterrupted(store.put, listed, blob)
+    except (AimeshError, OSError):
+        _discard(store, new)
+        raise
     return training_pb2.CheckpointFile(path=name, digest=digest, bytes=size, chunk_list=chunk_list)
 
 
@@ -50,14 +57,20 @@ async def hold_checkpoint(
     store: ModelStore, folder: Folder, task: training_pb2.TrainingTask, said: training_pb2.Checkpoint
 ) -> training_pb2.Checkpoint:
     """Makes this worker's part of a checkpoint blobs. Raises NotFoundError when it is not there, and what hold_file
-    raises.
+    raises: then none of its files is a blob because of it.
     """
+    before = frozenset(store.held())
+    files: list[training_pb2.CheckpointFile] = []
     place = folder.checkpoints / str(said.step)
     names = [checked_path(file.path, "checkpoint file") for file in said.files] or await uninterrupted(_files, place)
     try:
-        files = [await hold_file(store, place / name, name) for name in sorted(names)]
-    except FileNotFoundError as error:
-        raise NotFoundError(f"checkpoint {said.step} lacks {error.filename}") from None
+        for name in sorted(names):
+            files.append(await hold_file(store, place / name, name))
+    except (AimeshError, OSError) as error:
+        _discard(store, blobs_of(files) - before)
+        if isinstance(error, FileNotFoundError):
+            raise NotFoundError(f"checkpoint {said.step} lacks {error.filename}") from None
+        raise
     return training_pb2.Checkpoint(
         step=said.step,
         files=files,
@@ -90,10 +103,17 @@ def reported(state: TaskState) -> list[training_pb2.Checkpoint]:
     return [each for index, each in enumerate(state.written) if index < _SHOWN or each.step == state.task.copying]
 
 
-def remove(folder: Folder, checkpoints: Collection[training_pb2.Checkpoint]) -> None:
-    """Removes these checkpoints' folders. Blocks on the disk."""
-    for each in checkpoints:
-        shutil.rmtree(folder.checkpoints / str(each.step), ignore_errors=True)
+def sweep(folder: Folder, upto: int, kept: Collection[int]) -> None:
+    """Removes the checkpoints of steps up to this one that are not kept: outdated, not held, or left out.
+
+    Blocks on the disk.
+    """
+    found: list[Path] = []
+    with suppress(FileNotFoundError):  # none was written yet, or they are cleared away
+        found = list(folder.checkpoints.iterdir())
+    for path in found:
+        if path.name.isdecimal() and int(path.name) <= upto and int(path.name) not in kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class Pins:
@@ -119,6 +139,11 @@ class Pins:
             del self._needed_at[digest]
         for digest in gone - self._store.pinned():
             self._store.discard(digest)
+
+
+def _discard(store: ModelStore, digests: Iterable[str]) -> None:
+    for digest in digests:
+        store.discard(digest)
 
 
 def _files(place: Path) -> list[str]:

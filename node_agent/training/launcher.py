@@ -1,11 +1,11 @@
-"""Starts the processes of tasks, and finds those that an earlier agent started."""
+"""Starts the processes of tasks."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from google.protobuf import json_format
 from aimesh.training.v1 import training_pb2
 from meshkit.failpoints import failpoint
 from meshkit.files import write_atomically
-from meshkit.process import ProcessId, end_group
+from meshkit.process import ProcessId
 from node_agent.training import limits
 from node_agent.training.environment import Site, argv, environment
-from node_agent.training.folder import TRAINING, Folder
+from node_agent.training.folder import Folder
 from node_agent.training.zygote import Forked
 from node_agent.training.zygotes import Zygotes
 from node_agent.triton.logfile import LogFile
@@ -62,6 +62,7 @@ class Seat:
     group: Path | None = None
     ended: bool = False
     """Whether this agent ended it."""
+    halt: limits.Halt = field(default_factory=limits.Halt)
 
     @property
     def gone(self) -> bool:
@@ -132,6 +133,7 @@ class Launcher:
         await asyncio.to_thread(write_task, seat.folder, task)
         name = f"{task.job}-{task.attempt}-{task.rank}-{seat.role.name}"
         seat.group = await asyncio.to_thread(self.groups.make, name, memory_bytes)
+        os.close(seat.log.open())  # a worker that is forked finds it, on a full disk too
         forked = await self.zygotes.fork(seat.folder.path, environ, within_s) if seat.role.forks else None
         child = forked or _popen(argv(self.python, seat.role.module, seat.folder.path), seat, environ)
         failpoint("worker.started")
@@ -155,7 +157,7 @@ class Launcher:
             known = ProcessId.of(child.pid)
         except psutil.NoSuchProcess:
             raise ProcessLookupError(f"process {child.pid} was ended before it began") from None
-        seat.process, seat.ended = Process(known, child), False
+        seat.process, seat.ended, seat.halt = Process(known, child), False, limits.Halt()
         if seat.group is not None and not limits.enter(seat.group, child.pid):
             seat.group = None
         limits.stand_back(child.pid, self.nice)
@@ -186,32 +188,3 @@ def write_task(folder: Folder, task: training_pb2.TrainingTask) -> None:
 def write_go(folder: Folder, task: training_pb2.TrainingTask) -> None:
     """Writes go.json, for which a process waits that was started before. Raises OSError. Blocks on the disk."""
     write_atomically(folder.go, json_format.MessageToJson(task).encode())
-
-
-def end_workers(data_dir: Path, known: Collection[ProcessId] = ()) -> list[int]:
-    """Ends the processes of this directory's tasks that are not among `known`; gives their pids. Blocks.
-
-    One may have been started just before its agent was killed, and nobody has written down which. Workers that were
-    forked have the command line of what they were forked from; that may fork one more while this looks.
-    """
-    ended: list[int] = []
-    while found := _strays(str((data_dir / TRAINING).resolve()), known):
-        for process in found:
-            end_group(process, grace_s=2.0)
-            ended.append(process.pid)
-    return ended
-
-
-def _strays(root: str, known: Collection[ProcessId]) -> list[ProcessId]:
-    strays = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if not (len(command) > 4 and command[2] == "-m" and command[-1].startswith(f"{root}/")):
-            continue
-        try:
-            found = ProcessId.of(process.pid)
-        except psutil.NoSuchProcess:
-            continue
-        if found.alive() and not any(each.pid == found.pid and each.started_as(found) for each in known):
-            strays.append(found)
-    return strays

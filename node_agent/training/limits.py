@@ -25,6 +25,8 @@ _WEIGHT = 10
 _OOM_SCORE = 500
 """Of 1000: the kernel takes workers before what has none."""
 _NEEDED = {"cpu", "memory"}
+STOPPED_S = 5.0
+"""A process that was stopped (SIGSTOP) for so long is lost: others wait for a worker in a sum, 30 s at most."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,27 @@ def family(pid: int) -> list[psutil.Process]:
         return [leader, *leader.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+@dataclass
+class Halt:
+    """How long a process has been stopped (SIGSTOP), going by looks at it. One that is debugged does not count."""
+
+    _since_s: float | None = None
+
+    @property
+    def seen(self) -> bool:
+        """Whether the last look found it stopped."""
+        return self._since_s is not None
+
+    def lasts_s(self, process: psutil.Process, now_s: float) -> float:
+        """Seconds between the first of the looks that found it stopped, one after the other, and this one."""
+        with contextlib.suppress(psutil.Error):
+            if process.status() == psutil.STATUS_STOPPED:
+                self._since_s = now_s if self._since_s is None else self._since_s
+                return now_s - self._since_s
+        self._since_s = None
+        return 0.0
 
 
 def resident(processes: list[psutil.Process]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from aimesh.training.v1 import training_pb2
 
 _MOST_LOG = 2_000
 """Characters of a log in a message."""
+_NO_ROOM = errno.ENOSPC
+"""Exit status of a process that could not say its last word: training/process.py."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,13 @@ def outcome(ending: Ending) -> Outcome:
     if done is not None and (ending.ended or not ending.code):
         state = training_pb2.TASK_STATE_STOPPED if done.stopped else training_pb2.TASK_STATE_SUCCEEDED
         return Outcome(state, step=done.step)
-    by_signal = ending.code is None or ending.code < 0
+    lost = ending.code in (None, _NO_ROOM) or ending.code < 0
     message = f"the process {_how(ending)}"
     if done is not None:
         message += " after it had said that it was done"
     if ending.log and ending.code != -signal.SIGKILL:  # of that a process knows nothing
         message += f"; its log ends with: {ending.log[-_MOST_LOG:]}"
-    return Outcome(training_pb2.TASK_STATE_FAILED, message, may_retry=by_signal or ending.ended or done is not None)
+    return Outcome(training_pb2.TASK_STATE_FAILED, message, may_retry=lost or ending.ended or done is not None)
 
 
 def _how(ending: Ending) -> str:
@@ -60,6 +63,8 @@ def _how(ending: Ending) -> str:
         return "ended while no agent watched it"
     if code == 0:
         return "ended without saying that it was done"
+    if code == _NO_ROOM:
+        return "ended without its last word, for which its node's disk has no room"
     if code > 0:
         return f"ended with exit code {code}"
     name = _signal(-code)

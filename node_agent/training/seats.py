@@ -33,6 +33,8 @@ class Seats:
         """By role."""
         self.over_limit = ""
         """What the main process took too much of; it was ended for that."""
+        self.stopped = ""
+        """For how long the main process was stopped; it was ended for that."""
         self.started_at = 0.0
         """Monotonic seconds when a process was started last."""
         self._oom_kills = 0
@@ -76,7 +78,7 @@ class Seats:
         task = _unsaid(standing.task) if waits else standing.task
         await standing.tools.launcher.start(seat, task, self._memory_limit(), standing.tools.prepare_timeout_s)
         assert seat.process is not None
-        self.started_at = time.monotonic()
+        self.started_at, self.stopped = time.monotonic(), ""
         standing.state.processes[seat.role.name] = seat.process.id
         await standing.save()
 
@@ -104,7 +106,8 @@ class Seats:
                     del processes[name]  # of the others it matters that they are gone
 
     def measure(self, gpu_bytes: dict[int, int]) -> None:
-        """Looks at what the processes take, and ends a worker that takes too much; `gpu_bytes` are by process id.
+        """Looks at what the processes take, and ends those that take too much or were stopped; `gpu_bytes` are by
+        process id.
 
         Blocks for some milliseconds.
         """
@@ -117,7 +120,9 @@ class Seats:
             held = limits.resident(found)
             resident += held
             on_gpu += sum(gpu_bytes.get(each.pid, 0) for each in found)
-            if seat.group is None and held > self._memory_limit():
+            if found and (halted_s := seat.halt.lasts_s(found[0], time.monotonic())) >= limits.STOPPED_S:
+                self._end_stopped(seat, process, halted_s)
+            elif seat.group is None and held > self._memory_limit():
                 task = self._standing.task
                 log.warning("task.too_much_memory", job=task.job, rank=task.rank, bytes=held)
                 if seat.role == self.cast.main:
@@ -125,6 +130,14 @@ class Seats:
                 process.kill()
         progress = self._standing.progress
         progress.resident_bytes, progress.gpu_memory_bytes = resident, on_gpu
+
+    def _end_stopped(self, seat: Seat, process: Process, halted_s: float) -> None:
+        task = self._standing.task
+        log.warning("task.process_stopped", job=task.job, rank=task.rank, pid=process.pid, seconds=round(halted_s, 1))
+        if seat.role == self.cast.main:
+            self.stopped = f"the {seat.role.name} was stopped for {halted_s:.0f} s (SIGSTOP) and was ended"
+            seat.ended = True
+        process.kill()
 
     def killed_by_group(self, seat: Seat) -> str:
         """What to say when the kernel ended the seat's process at the limit of its group; empty when it did not."""

@@ -10,7 +10,7 @@ import structlog
 from aimesh.training.v1 import training_pb2
 from node_agent.threads import uninterrupted
 from node_agent.training.folder import Folder
-from node_agent.training.state import TaskState
+from node_agent.training.state import TaskState, write
 from node_agent.training.tools import Tools
 
 log = structlog.get_logger()
@@ -36,6 +36,9 @@ class Standing:
     """Whether the agent is to end."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it is told something else."""
+
+    _saving: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    """Two that write one file at a time leave half of each."""
 
     def __post_init__(self) -> None:
         task = self.task
@@ -86,6 +89,7 @@ class Standing:
     async def save(self) -> None:
         """Writes it down for the agent that comes after."""
         try:
-            await uninterrupted(self.state.save, self.folder)
+            async with self._saving:
+                await uninterrupted(write, self.folder, self.state.key, self.state.content())
         except OSError as error:  # the next agent would not know; this one does
             log.warning("task.not_saved", job=self.task.job, reason=str(error))

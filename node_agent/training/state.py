@@ -63,8 +63,8 @@ class TaskState:
             files += checkpoint.files
         return blobs_of(files)
 
-    def save(self, folder: Folder) -> None:
-        """Writes it down. Raises OSError when the disk is full. Blocks on the disk."""
+    def content(self) -> bytes:
+        """As it is written down."""
         content = {
             "task": _plain(self.task),
             "status": _plain(self.status),
@@ -74,8 +74,13 @@ class TaskState:
             "packed": [_plain(each) for each in self.packed],
             "retired_at": self.retired_at,
         }
-        folder.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder.path / f"{self.key.word}{_ENDING}", json.dumps(content).encode())
+        return json.dumps(content).encode()
+
+
+def write(folder: Folder, key: TaskKey, content: bytes) -> None:
+    """Writes a state down, one at a time. Raises OSError when the disk is full. Blocks on the disk."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.path / f"{key.word}{_ENDING}", content)
 
 
 def load_all(root: Path) -> list[tuple[Folder, TaskState]]:

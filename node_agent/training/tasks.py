@@ -20,11 +20,11 @@ from node_agent.store import ModelStore
 from node_agent.threads import uninterrupted
 from node_agent.training.folder import Folder, TaskKey
 from node_agent.training.holding import Pins
-from node_agent.training.launcher import end_workers
 from node_agent.training.needs import digests_of
 from node_agent.training.prepare import strip
 from node_agent.training.retired import Keeping, Retired
-from node_agent.training.state import TaskState, load_all
+from node_agent.training.state import TaskState, load_all, write
+from node_agent.training.strays import end_workers
 from node_agent.training.tending import GpuMemory, Tending
 from node_agent.training.tools import Tools
 from node_agent.training.work import TaskWork
@@ -189,7 +189,7 @@ class Tasks:
         try:
             if not any(other.folder == work.folder for other in self._works.values()):
                 await uninterrupted(strip, work.folder, key.kind)
-            await uninterrupted(work.state.save, work.folder)
+            await uninterrupted(write, work.folder, key, work.state.content())
         except OSError as error:
             log.warning("task.not_retired", job=key.job, reason=str(error))
         self._retired.add(work.state)

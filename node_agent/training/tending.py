@@ -56,6 +56,7 @@ class Tending:
 
     async def _see_to_zygote(self, trains: list[TaskWork]) -> None:
         """Keeps what the next attempt is forked from while jobs train here, and a little longer."""
+        self.zygotes.look()
         if trains:
             self._trained_at = self.clock()
         elif self.clock() - self._trained_at > _ZYGOTE_S:

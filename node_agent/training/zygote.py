@@ -88,6 +88,8 @@ class Zygote:
     async def fork(self, folder: Path, environ: Mapping[str, str]) -> Forked:
         """A process for the worker of a folder, with these variables. Raises ZygoteLostError."""
         await asyncio.shield(self._ready)
+        if self.lost:  # between its word and now
+            raise ZygoteLostError(self.lost)
         asked: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
         self._asked.append(asked)
         self.tell({"folder": str(folder), "environ": dict(environ)})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import structlog
 
 from node_agent.training import limits
@@ -27,6 +29,7 @@ class Zygotes:
     clock: Callable[[], float] = time.monotonic
     _one: Zygote | None = field(default=None, init=False)
     _rests_until: float = field(default=0.0, init=False)
+    _halt: limits.Halt = field(default_factory=limits.Halt, init=False)
 
     @property
     def due(self) -> bool:
@@ -44,7 +47,17 @@ class Zygotes:
             log.warning("zygote.not_started", reason=str(error))
             self._rests_until = self.clock() + REST_S
             return
+        self._halt = limits.Halt()
         limits.stand_back(self._one.process.pid, nice)
+
+    def look(self) -> None:
+        """Gives up one that was stopped: who asks it for a process would wait for as long as it may take."""
+        one = self._one
+        if one is None or one.lost or one.process.exited:
+            return
+        with suppress(psutil.NoSuchProcess):
+            if self._halt.lasts_s(psutil.Process(one.process.pid), self.clock()) >= limits.STOPPED_S:
+                one.give_up("it was stopped (SIGSTOP)")
 
     async def fork(self, folder: Path, environ: Mapping[str, str], within_s: float) -> Forked | None:
         """A process that becomes a folder's worker, with these variables; None when there is nothing to fork it from.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 
 import grpc.aio
@@ -20,7 +21,8 @@ from tools.cli.train_client import AGAIN_S, GONE, follow
 from tools.training.status import status_json
 from tools.training.view import figure, headline, shown
 
-_MOST_TRIES = 60
+_PATIENCE_S = 30.0
+"""So long may all coordinators be away: a try alone takes 3 s where nothing answers."""
 _QUIET_STEPS = 10
 """Where there is no terminal, a line for each tenth of the job."""
 View = training_pb2.WatchJobResponse
@@ -99,16 +101,16 @@ async def _each(mesh: Mesh, job: str, seen: list[View], tell: Callable[[View], N
 
 
 async def _followed(mesh: Mesh, job: str) -> AsyncIterator[View]:
-    """The stream, taken up again at another coordinator when its own goes away; half a minute long."""
-    failures = 0
+    """The stream, taken up again at another coordinator when its own goes away within half a minute."""
+    failed_s: float | None = None
     while True:
         try:
             async for view in follow(mesh, job):
-                failures = 0
+                failed_s = None
                 yield view
         except (grpc.aio.AioRpcError, UnavailableError) as error:
-            failures += 1
-            if not _gone(error) or failures > _MOST_TRIES:
+            failed_s = failed_s or time.monotonic()
+            if not _gone(error) or time.monotonic() - failed_s > _PATIENCE_S:
                 raise
             await asyncio.sleep(AGAIN_S)
         else:

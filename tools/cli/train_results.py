@@ -28,14 +28,13 @@ def logs(
 
     Example: [bold]aimesh train logs digits-abc123 --rank 0 --follow[/bold]
     """
-    from contextlib import suppress
-
     from aimesh.training.v1 import training_pb2
     from tools.cli.client import run
+    from tools.cli.interrupt import interruptible
     from tools.cli.target import find_mesh
 
     request = training_pb2.GetJobLogsRequest(id=job, rank=rank, attempt=attempt, tail=tail, follow=follow)
-    with suppress(KeyboardInterrupt):
+    with interruptible(job, f"aimesh train cancel {job}"):
         run(_print_logs(find_mesh(state_dir), request))
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from meshkit.process import end_group
-from node_agent.training.launcher import end_workers
+from node_agent.training.strays import end_workers
 from node_agent.triton.leftover import end_leftovers as end_triton
 from tools.local.children import kind_of, stop_order
 from tools.local.record import MeshRecord

@@ -13,7 +13,7 @@ from aimesh.training.v1 import training_pb2
 from tools.cli.output import human_bytes
 from tools.cli.plain import plain
 from tools.training.planning import Planned
-from tools.training.status import strategy_word
+from tools.training.status import said_wider, strategy_word, wider_of
 from tools.training.view import figure, span
 from training.plan.explain import Share
 
@@ -32,6 +32,7 @@ def planned(found: Planned) -> RenderableType:
     return Group(
         Text.assemble((f"{found.spec.name}: ", "bold"), (strategy_word(plan.strategy), "bold green")),
         Text(plan.reason),
+        *([Text(f"It goes on as {said_wider(plan)}.")] if plan.wider else []),
         Text(),
         _model(plan),
         Text(),
@@ -51,6 +52,7 @@ def planned_json(found: Planned) -> dict[str, Any]:
     made["strategy"] = strategy_word(found.plan.strategy)
     for option, held in zip(made["options"], found.plan.options, strict=True):
         option["strategy"] = strategy_word(held.strategy)
+    made["wider"] = wider_of(found.plan)
     made["shares"] = _plain_shares(found.shares)
     if found.possible:
         made["possible"] = {strategy_word(strategy): _plain_shares(each) for strategy, each in found.possible.items()}

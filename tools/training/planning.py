@@ -14,7 +14,7 @@ from pathlib import Path
 from aimesh.cluster.v1 import cluster_pb2
 from aimesh.membership.v1 import membership_pb2
 from aimesh.training.v1 import training_pb2
-from coordinator.training.needs import RUNTIME, least_workers
+from coordinator.training.needs import RUNTIME, fitting, least_workers
 from coordinator.training.reserved import Taken, taken_by
 from meshkit.errors import InvalidInputError, PreconditionError
 from tools.training.pack import Packed
@@ -122,9 +122,11 @@ def chosen(
 
     Those with most memory, as the mesh takes them that knows nothing of the job.
     """
+    job = training_pb2.Job(spec=spec, plan=plan)
     most = sorted(nodes, key=lambda node: (-node.memory_bytes, node.node))[: plan.workers or 1]
-    if len(most) < least_workers(training_pb2.Job(spec=spec, plan=plan)):
+    if len(most) < least_workers(job):
         return []
+    most = most[: fitting(job, len(most))]
     made = []
     for rank, node in enumerate(sorted(most, key=lambda node: node.rank)):
         made.append(training_pb2.Worker())

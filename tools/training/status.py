@@ -29,6 +29,7 @@ def status_json(job: training_pb2.Job, progress: training_pb2.JobProgress) -> di
         "phase": phase_of(job),
         "reason": job.reason,
         "strategy": strategy_of(job),
+        "wider": [] if job.ended_at.ToNanoseconds() else wider_of(job.plan),
         "attempt": job.attempt.number,
         "failures": job.failures,
         "preemptions": job.preemptions,
@@ -63,6 +64,19 @@ def phase_of(job: training_pb2.Job) -> str:
 def strategy_of(job: training_pb2.Job) -> str:
     """The one that was chosen, or asked for while nothing is: ddp, auto ..."""
     return strategy_word(job.plan.strategy or job.spec.strategy)
+
+
+def wider_of(plan: training_pb2.JobPlan) -> list[dict[str, Any]]:
+    """How a job goes on once there are nodes for so many workers, the fewest first, and with how many at most."""
+    return [
+        {"strategy": strategy_word(each.strategy), "from_workers": each.from_workers, "workers": each.workers}
+        for each in plan.wider
+    ]
+
+
+def said_wider(plan: training_pb2.JobPlan) -> str:
+    """The same for people; empty when it stays with its strategy."""
+    return ", ".join(f"{each['strategy']} once {each['from_workers']} workers have room" for each in wider_of(plan))
 
 
 def strategy_word(strategy: int) -> str:

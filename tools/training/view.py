@@ -13,7 +13,7 @@ from aimesh.training.v1 import training_pb2
 from tools.cli.output import human_bytes
 from tools.cli.plain import enum_name
 from tools.training.curve import draw, extent
-from tools.training.status import loss_of, phase_of, recorded, state_of, strategy_of
+from tools.training.status import loss_of, phase_of, recorded, said_wider, state_of, strategy_of
 
 STATES = {"RUNNING": "cyan", "PAUSED": "yellow", "SUCCEEDED": "green", "FAILED": "red"}
 _BAR, _CURVE, _ROWS = 36, 60, 8
@@ -138,6 +138,8 @@ def _measured(job: training_pb2.Job, progress: training_pb2.JobProgress) -> Iter
         f"{figure(progress.samples_per_s)} samples/s" if progress.samples_per_s else "",
     ]
     yield Text("  ".join(part for part in parts if part))
+    if (wider := said_wider(job.plan)) and job.state not in _OVER:
+        yield Text(f"goes on as {wider}", style="dim")
 
 
 def _history(job: training_pb2.Job) -> Iterator[Text]:

@@ -88,7 +88,8 @@ class Ledger(Records):
         if self.storage.get_n_trials(self._study_id()) >= most:
             return None
         trial = self.study.ask({space.name: space.distribution() for space in tune.spaces})
-        self.claims.take_new(trial.number)
+        if not self.claims.take_new(trial.number):  # this command stood still for so long that another took it over
+            return None
         if trial.number >= most:  # another command was quicker
             self.study.tell(trial, state=TrialState.FAIL)
             self.storage.set_study_user_attr(self._study_id(), SURPLUS.format(trial.number), True)

@@ -147,7 +147,9 @@ async def publish(mesh: Mesh, ledger: Ledger, tune: Tune, base: training_pb2.Job
         job = view.job
     if job.state != training_pb2.JOB_STATE_SUCCEEDED:
         raise PreconditionError(
-            f"job {job.id} failed: {job.error}", hint=f"see: aimesh train logs {job.id}", reason="JOB_FAILED"
+            f"job {job.id} failed: {job.error}",
+            hint=f"see: aimesh train logs {job.id}; after aimesh train rm {job.id} the same command trains it again",
+            reason="JOB_FAILED",
         )
     return job
 

@@ -18,11 +18,13 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint of which this worker's part is whole on its disk."""
+    """A checkpoint of which this worker's part is whole on its disk, or which was given up."""
 
     step: int
     files: Mapping[str, int] = field(default_factory=dict)
     """Bytes by path below checkpoints/<step>."""
+    given_up: str = ""
+    """Why there is none: a disk, this worker's or another's, had no room for it. Nothing of it is left here."""
 
 
 class Saver(Protocol):
@@ -31,13 +33,13 @@ class Saver(Protocol):
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Takes the state as it is now and writes it while training goes on; waits for the one before first.
 
-        All workers call it at the same step. Raises ExhaustedError when the disk is full, DataLossError when the one
-        before could not be written, InvalidInputError for a state that could not be read again.
+        All workers call it at the same step. Raises DataLossError when the one before could not be written for another
+        reason than a full disk, InvalidInputError for a state that could not be read again.
         """
         ...
 
     def finished(self) -> list[Saved]:
-        """What has become whole since the last call. Never waits; raises what `save` raises."""
+        """What has become whole since the last call, or was given up. Never waits; raises what `save` raises."""
         ...
 
     def wait(self) -> list[Saved]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from meshkit.errors import UnavailableError
 from meshkit.tls import TlsSettings
 from training.federated import local, state
 from training.federated.beginning import Run, prepare
@@ -24,11 +25,14 @@ from training.federated.underway import Closed
 from training.process import Process, run
 from training.run.finish import evaluate, results
 from training.run.group import Group
+from training.run.watch import DEFAULT_LIMIT_S
 
 _CPU = Group(0, 1, torch.device("cpu"))
 """Where the aggregator computes: a node's GPU is its client's."""
 _LOOK_S = 0.2
 """How often the stop file and deadlines are looked at."""
+_MOST_NAMED = 8
+"""Clients whose names a message has."""
 _FAREWELL_S = 5.0
 """How long clients have to hear that the job is over."""
 
@@ -71,10 +75,15 @@ async def _round(run: Run) -> bool:
     process, desk = run.process, run.desk
     began = time.monotonic()
     process.place.step, process.place.doing = 0, f"waiting for updates of round {desk.number}"
+    told = False
     while not run.rounds.ready():
         process.seen()
         if process.stopping():
             return False
+        if (overdue_s := desk.overdue_s(time.monotonic())) and not told:
+            print(f"job {process.task.job}, {_lacking(run)}", flush=True)  # noqa: T201  # the worker's log
+            told = True
+        _check_patience(run, overdue_s)
         await run.rounds.changes.wait(_LOOK_S)
     closed = await run.rounds.close()
     written = await asyncio.to_thread(state.write, process.folder.checkpoints, closed.state)
@@ -89,6 +98,28 @@ async def _round(run: Run) -> bool:
     measured = await asyncio.to_thread(_measure, run, closed)
     _say(run, closed, measured, seconds)
     return True
+
+
+def _lacking(run: Run) -> str:
+    """Whom a round waits for whose deadline is over, for people."""
+    desk = run.desk
+    clients = ", ".join(f"{client} on {run.rounds.nodes[client]}" for client in desk.waiting[:_MOST_NAMED])
+    more = f" and {len(desk.waiting) - _MOST_NAMED} more" if len(desk.waiting) > _MOST_NAMED else ""
+    return (
+        f"round {desk.number}: {len(desk.taken)} updates count after {desk.settings.deadline_s:g} s, and min_clients "
+        f"is {desk.settings.min_clients}; it waits for clients {clients}{more}"
+    )
+
+
+def _check_patience(run: Run, overdue_s: float) -> None:
+    """Raises UnavailableError when stall_timeout has passed since a round's deadline: another attempt begins."""
+    limit_s = run.process.task.spec.stall_timeout.ToTimedelta().total_seconds() or DEFAULT_LIMIT_S
+    if overdue_s > limit_s:
+        raise UnavailableError(
+            f"{_lacking(run)}, for {limit_s:g} s by now",
+            hint="look at these nodes; stall_timeout says how long a round may wait, min_clients how many it needs",
+            reason="TOO_FEW_CLIENTS",
+        )
 
 
 def _last(run: Run, made: state.Global) -> None:

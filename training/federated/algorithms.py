@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from training.federated.updates import Lengths, Update, blocks_of, memory_mapped
+from training.federated.updates import BLOCK, Lengths, Update, blocks_of, memory_mapped
 from training.federated.wire import CONTROL, Array, Layout, Tensors
 
 Mean = Mapping[str, npt.NDArray[np.float64]]
@@ -33,13 +33,13 @@ def trimmed(count: int, share: float) -> int:
 def trimmed_mean(updates: Sequence[Update], layout: Layout, share: float, clip: float = 0.0) -> Mean:
     """Of each element, the mean of what is left without the largest and smallest; weights do not count.
 
-    Works block by block on the files: memory is a block times the number of updates. Raises OSError.
+    Works block by block on the files, with blocks that are the smaller the more updates there are. Raises OSError.
     """
     off = trimmed(len(updates), share)
     mean = {slot.name: np.zeros(slot.count) for slot in layout}
     scales = np.array([clip_scale(update.lengths.model, clip) for update in updates])[:, None]
     files = [memory_mapped(update) for update in updates]
-    for slot, first, count in blocks_of(layout):
+    for slot, first, count in blocks_of(layout, max(1, BLOCK // max(1, len(updates)))):
         block = np.stack([file[slot.name][first : first + count] for file in files]).astype(np.float64) * scales
         block.sort(axis=0)
         mean[slot.name][first : first + count] = block[off : len(updates) - off].mean(axis=0)
@@ -51,10 +51,19 @@ def stepped(model: Tensors, mean: Mean, rate: float) -> dict[str, Array]:
     return {name: (array + rate * mean[name]).astype(array.dtype) for name, array in model.items()}
 
 
-def controlled(control: Tensors, mean: Mean, took_part: int, clients: int) -> dict[str, Array]:
-    """SCAFFOLD's server control variate: it moves by the share of the clients that took part."""
-    share = took_part / clients
-    return {name: (array + share * mean[CONTROL + name]).astype(array.dtype) for name, array in control.items()}
+def controlled(control: Tensors, mean: Mean, weight: float, before: float, after: float) -> dict[str, Array]:
+    """SCAFFOLD's server control variate: the mean of all clients' own, weighted by samples, whoever took part.
+
+    `weight` are the samples of those that took part, `before` and `after` those of all clients as known before this
+    round and after it; `before` is 0 where nothing is known. Where all have as many it is the paper's |S| / N.
+    """
+    kept, share = before / after if before else 1.0, weight / after
+    return {name: (kept * array + share * mean[CONTROL + name]).astype(array.dtype) for name, array in control.items()}
+
+
+def population(samples: Mapping[int, int], clients: int) -> float:
+    """Samples of all clients: of those whose number is not known, as many as the others have in the mean."""
+    return statistics.fmean(samples.values()) * clients if samples else 0.0
 
 
 def median_lengths(updates: Sequence[Lengths]) -> Lengths:

@@ -56,6 +56,9 @@ def prepare(process: Process) -> Run:
     begun = state.fresh(local.travelling(model), trained, settings)
     if task.HasField("resume"):
         begun = _resumed(process, begun)
+    if settings.private and task.attempt > 1:
+        # A round that was lost with the last aggregator may have been seen by clients before its checkpoint had a copy.
+        begun = replace(begun, releases=begun.releases + 1)
     shutil.rmtree(folder.root / "updates", ignore_errors=True)
     desk = Desk(settings, begun, trained, folder.root / "updates", np.random.default_rng())
     nodes = [task.workers[rank].node if task.workers else "" for rank, mine in enumerate(ranges) for _ in mine]
@@ -81,5 +84,4 @@ def _resumed(process: Process, begun: state.Global) -> state.Global:
             hint="its files were mixed up with another's",
             reason="BAD_CHECKPOINT",
         )
-    # The round that was lost with the last aggregator may have been seen by clients before its checkpoint had a copy.
-    return replace(found, releases=found.releases + 1) if found.releases else found
+    return found

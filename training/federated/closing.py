@@ -71,15 +71,18 @@ def _mean(made: Open, settings: Settings, state: Global, layout: Layout, noise: 
 
 def _after(made: Open, updates: Sequence[Update], mean: algorithms.Mean, settings: Settings, state: Global) -> Global:
     control = state.control
-    if settings.scaffold and updates:
-        control = algorithms.controlled(control, mean, len(updates), settings.clients)
     samples = sum(update.samples for update in updates)
+    known_samples = {**state.samples, **{update.client: update.samples for update in updates}}
+    if settings.scaffold and updates:
+        before, after = (algorithms.population(known, settings.clients) for known in (state.samples, known_samples))
+        control = algorithms.controlled(control, mean, samples, before, after)
     return Global(
         round=made.number,
         model=algorithms.stepped(state.model, mean, settings.server_learning_rate),
         control=control,
         median=algorithms.median_lengths([update.lengths for update in updates]) if updates else state.median,
         counted={**state.counted, **dict.fromkeys(made.taken, made.number)},
+        samples=known_samples,
         releases=state.releases + settings.private,
         loss=sum(update.loss * update.samples for update in updates) / samples if samples else state.loss,
         values=weighted([(update.samples, update.values) for update in updates]),

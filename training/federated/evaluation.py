@@ -123,9 +123,9 @@ def _wrong(samples: int, values: Mapping[str, float]) -> str:
     """What cannot be in an answer, for people; empty when nothing."""
     if not 0 <= samples < 1 << 48:
         return f"it says that it holds {samples} samples out"
+    if why := screening.too_many(values):
+        return why
     if samples and LOSS not in values:
         return f"it measured {', '.join(sorted(values)) or 'nothing'} on {samples} samples, and no {LOSS}"
-    if len(values) > screening.MOST_VALUES:
-        return screening.too_many(values)
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     return f"its {bad[0]} of the last model is {values[bad[0]]}" if bad else ""

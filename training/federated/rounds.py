@@ -29,7 +29,8 @@ class Desk:
     ) -> None:
         """`trained` are the names of the parameters; updates lie in `folder` while they come.
 
-        `noise` is where privacy's noise comes from: it must be secret, so it is never a function of the job's seed.
+        `noise` is where privacy's noise comes from, and who takes part then: both must be secret, so neither is ever a
+        function of the job's seed.
         """
         self.settings = settings
         self.state = state
@@ -65,6 +66,11 @@ class Desk:
     def taken(self) -> Mapping[int, Update]:
         """Updates of the round under way that count so far, by client."""
         return self._open.taken
+
+    @property
+    def waiting(self) -> list[int]:
+        """Clients that are drawn for the round under way and have not answered."""
+        return self._open.waiting
 
     @property
     def epsilon(self) -> float:
@@ -144,6 +150,10 @@ class Desk:
             update.drop()
         return len(made.taken)
 
+    def check_open(self, header: federated_pb2.UpdateHeader) -> None:
+        """Raises SupersededError (ROUND_OVER) for an update on its way whose round has been closed meanwhile."""
+        screening.check_round(header.round, self._open, closing=self.closing)
+
     def refuse(self, header: federated_pb2.UpdateHeader, why: str) -> None:
         """A client's update of this round does not count: the round waits for it no longer."""
         if header.round == self.number and header.client not in self._open.taken:
@@ -165,6 +175,11 @@ class Desk:
         self._draw_more(now_s, waiting)
         return False
 
+    def overdue_s(self, now_s: float) -> float:
+        """Seconds since the round's deadline has passed, of a round that is not ready; 0 before."""
+        started_s = self._open.started_s
+        return 0.0 if started_s is None else max(0.0, now_s - started_s - self.settings.deadline_s)
+
     def close(self) -> Closed:
         """Makes the next model of what has come. Raises OSError."""
         return closing.close(self._open, self.settings, self.state, self.update_layout, self._noise)
@@ -179,7 +194,7 @@ class Desk:
     def _begin(self, started_s: float | None) -> Open:
         number, settings = self.state.round + 1, self.settings
         if settings.private:
-            chosen = sampling.chosen_each(settings.seed, number, settings.clients, settings.fraction)
+            chosen = sampling.chosen_each(self._noise, settings.clients, settings.fraction)
         else:
             chosen = sampling.chosen(settings.seed, number, settings.clients, settings.fraction, settings.min_clients)
         return Open(number, list(chosen), Total(self.update_layout), started_s)

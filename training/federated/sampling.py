@@ -1,4 +1,5 @@
-"""Which clients take part in a round: a pure function of seed and round, so a restarted aggregator picks the same."""
+"""Which clients take part in a round: without privacy's noise a pure function of seed and round, so a restarted
+aggregator picks the same."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_ORDER, _EACH, _CLIENT = 11, 12, 13
+_ORDER, _CLIENT = 11, 13
 """Streams of random numbers that are drawn apart."""
 
 
@@ -27,10 +28,13 @@ def chosen(seed: int, round_number: int, clients: int, fraction: float, least: i
     return order(seed, round_number, clients)[: size(clients, fraction, least) * (turn + 1)]
 
 
-def chosen_each(seed: int, round_number: int, clients: int, probability: float) -> Sequence[int]:
-    """Each client with this probability, by itself (Poisson sampling): what the privacy accountant's bound is of."""
-    drawn = _generator(seed, _EACH, round_number).random(clients)
-    return [int(client) for client in np.flatnonzero(drawn < probability)]
+def chosen_each(secret: np.random.Generator, clients: int, probability: float) -> Sequence[int]:
+    """Each client with this probability, by itself (Poisson sampling): what the privacy accountant's bound is of.
+
+    The bound holds for those who do not know who took part, and whoever reads jobs knows their seed: so it is not drawn
+    with that. A restarted aggregator draws anew.
+    """
+    return [int(client) for client in np.flatnonzero(secret.random(clients) < probability)]
 
 
 def client_seed(seed: int, round_number: int, client: int) -> int:

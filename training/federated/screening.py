@@ -18,6 +18,8 @@ from training.federated.wire import refused
 
 MOST_VALUES = 20
 """Figures that a client may report."""
+MOST_NAME = 100
+"""Characters of a figure's name."""
 MOST_WORDS = 500
 """Characters of why a client cannot answer."""
 
@@ -65,13 +67,16 @@ def check_header(header: federated_pb2.UpdateHeader, made: Open) -> None:
         raise refused(f"its weight is {header.samples} samples, and it took the round with {made.given[client]}")
     if not math.isfinite(header.loss):
         raise refused(f"its loss is {header.loss}", "look at the client's data, and lower lr")
-    if len(header.values) > MOST_VALUES:
-        raise refused(too_many(header.values))
+    if why := too_many(header.values):
+        raise refused(why)
 
 
 def too_many(values: Mapping[str, float]) -> str:
-    """What is wrong about more figures than a client may report, for people."""
-    return f"it reports {len(values)} values, and may report {MOST_VALUES}"
+    """What is wrong about more or longer figures than a client may report, for people; empty when nothing."""
+    if len(values) > MOST_VALUES:
+        return f"it reports {len(values)} values, and may report {MOST_VALUES}"
+    longest = max((len(name) for name in values), default=0)
+    return f"a value's name has {longest} characters, and may have {MOST_NAME}" if longest > MOST_NAME else ""
 
 
 def check_length(update: Update, median: Lengths, settings: Settings) -> None:
@@ -88,7 +93,9 @@ def check_length(update: Update, median: Lengths, settings: Settings) -> None:
 def screen(made: Open, median: Lengths, settings: Settings) -> None:
     """Refuses held updates that are too long: by the last round's median, of a first round by its own."""
     if not median.model:
-        median = algorithms.median_lengths([update.lengths for update in made.taken.values()])
+        median = algorithms.median_lengths(
+            [update.lengths for update in list(made.taken.values())]
+        )  # one may come meanwhile
     for client, update in list(made.taken.items()):
         if why := algorithms.too_long(update.lengths, median, settings.most_norm):
             del made.taken[client]

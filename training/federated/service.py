@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from meshkit.tls import TlsSettings, server_credentials
 from training.federated.evaluation import Evaluated, Evaluation
 from training.federated.rounds import Desk
 from training.federated.underway import Closed
-from training.federated.updates import Incoming
+from training.federated.updates import Incoming, Update
 from training.federated.wire import PART_BYTES, Tensors, parts_of, refused
 
 SERVICE = "aimesh.training.v1.FederatedService"
@@ -62,7 +63,9 @@ class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
         self.seen: set[int] = set()
         """Clients that have come."""
         self.nodes = nodes
-        self._adding = asyncio.Lock()
+        self._adding = threading.Lock()
+        self._coming: dict[int, Incoming] = {}
+        """Updates on their way, by client: of one that begins anew the newest."""
 
     async def TakeRound(  # noqa: N802
         self, request: federated_pb2.TakeRoundRequest, context: Any
@@ -119,8 +122,7 @@ class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
     async def close(self) -> Closed:
         """Makes the next model; updates that come meanwhile are of a round that is over. Raises OSError."""
         self.desk.closing = True
-        async with self._adding:
-            return await asyncio.to_thread(self.desk.close)
+        return await asyncio.to_thread(self._close)
 
     def ready(self) -> bool:
         """Whether the round can be closed. Raises InvalidInputError as Desk.ready does."""
@@ -160,19 +162,43 @@ class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
 
     async def _take(self, incoming: Incoming, requests: AsyncIterator[federated_pb2.SendUpdateRequest]) -> int:
         """Reads an update to its end and adds it."""
+        client = incoming.header.client
+        self._coming[client] = incoming
         try:
             while (request := await _next(requests)) is not None:
                 if request.WhichOneof("body") != "part":
                     raise refused("an update has one header, and then parts")
+                self._check_still(incoming)
                 incoming.take(request.part)
             update = incoming.finish()
-            async with self._adding:
-                if sum(slot.bytes for slot in update.layout) <= PART_BYTES:  # sooner done than handed over
-                    return self.desk.add(update)
-                return await asyncio.to_thread(self.desk.add, update)
         except (AimeshError, OSError, asyncio.CancelledError):
             incoming.drop()
             raise
+        finally:
+            if self._coming.get(client) is incoming:
+                del self._coming[client]
+        if sum(slot.bytes for slot in update.layout) <= PART_BYTES:  # sooner done than handed over
+            return self._add(update)
+        return await asyncio.to_thread(self._add, update)
+
+    def _check_still(self, incoming: Incoming) -> None:
+        """Raises SupersededError when the update can no longer count: however slowly it comes, it does not stay."""
+        self.desk.check_open(incoming.header)
+        if self._coming.get(incoming.header.client) is not incoming:
+            raise SupersededError("this update is being sent anew", hint="one at a time", reason="ROUND_OVER")
+
+    def _add(self, update: Update) -> int:
+        """Adds an update, one after the other: in a thread to its end, also when the call is broken off meanwhile."""
+        with self._adding:
+            try:
+                return self.desk.add(update)
+            except (AimeshError, OSError):
+                update.drop()
+                raise
+
+    def _close(self) -> Closed:
+        with self._adding:
+            return self.desk.close()
 
     def _check(self, job: str, client: int) -> None:
         if job != self.desk.settings.job:

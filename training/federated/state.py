@@ -35,6 +35,8 @@ class Global:
     """Of the updates of the last round; zeros before the first."""
     counted: Mapping[int, int] = field(default_factory=dict)
     """The last round of which a client's update is part of the model."""
+    samples: Mapping[int, int] = field(default_factory=dict)
+    """Of each client whose updates have been part of the model, as its last one said."""
     releases: int = 0
     """Noisy models that were given to clients: what epsilon is counted from."""
     loss: float = 0.0
@@ -87,6 +89,7 @@ def read(folder: Path, begun: Global) -> Global:
             control=_those(tensors, begun.control, CONTROL, folder),
             median=Lengths(**facts["median"]),
             counted={int(client): int(number) for client, number in facts["counted"].items()},
+            samples={int(client): int(count) for client, count in facts.get("samples", {}).items()},
             releases=int(facts["releases"]),
             loss=float(facts["loss"]),
             values=dict(facts["values"]),
@@ -101,6 +104,7 @@ def _facts(state: Global) -> dict[str, Any]:
         "round": state.round,
         "median": {"model": state.median.model, "control": state.median.control},
         "counted": {str(client): number for client, number in state.counted.items()},
+        "samples": {str(client): count for client, count in state.samples.items()},
         "releases": state.releases,
         "loss": state.loss,
         "values": dict(state.values),

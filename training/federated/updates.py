@@ -51,11 +51,11 @@ class Update:
         self.path.unlink(missing_ok=True)
 
 
-def blocks_of(layout: Layout) -> Iterator[tuple[Slot, int, int]]:
-    """Slot, first element and number of elements of each block, in order."""
+def blocks_of(layout: Layout, most: int = BLOCK) -> Iterator[tuple[Slot, int, int]]:
+    """Slot, first element and number of elements, `most` at the most, of each block, in order."""
     for slot in layout:
-        for first in range(0, slot.count, BLOCK):
-            yield slot, first, min(BLOCK, slot.count - first)
+        for first in range(0, slot.count, most):
+            yield slot, first, min(most, slot.count - first)
 
 
 class Incoming:
@@ -125,10 +125,12 @@ class Total:
 
 
 def memory_mapped(update: Update) -> dict[str, Any]:
-    """The tensors of an update as flat arrays that lie in its file."""
+    """The tensors of an update as flat arrays that lie in its file: one mapping, for a process may have 65,530."""
     mapped, offset = {}, 0
+    whole = (
+        np.memmap(update.path, np.uint8, "r") if any(slot.count for slot in update.layout) else np.empty(0, np.uint8)
+    )
     for slot in update.layout:
-        if slot.count:
-            mapped[slot.name] = np.memmap(update.path, slot.dtype, "r", offset, (slot.count,))
+        mapped[slot.name] = whole[offset : offset + slot.bytes].view(slot.dtype)
         offset += slot.bytes
     return mapped

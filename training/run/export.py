@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from meshkit.errors import InvalidInputError
+from training.run.disk import whole_file
 from training.trainer import Entry
 
 FILE = "model.pt2"
@@ -23,7 +24,8 @@ def export(entry: Entry, model: nn.Module, batch: Any, folder: Path) -> Path:
     """Writes what the trainer serves of a model on the CPU, with a batch of two samples or more as the example.
 
     The first dimension of every tensor is the number of samples, and stays open. The program is read back and must give
-    what the model gives. Raises InvalidInputError (EXPORT_FAILED) that says what to change.
+    what the model gives. Raises InvalidInputError (EXPORT_FAILED) that says what to change,
+    OSError when the disk is full.
     """
     served = entry.served(model.cpu().eval()).eval()
     example = entry.example(batch)
@@ -35,7 +37,8 @@ def export(entry: Entry, model: nn.Module, batch: Any, folder: Path) -> Path:
         raise _failed(entry, f"{type(error).__name__}: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    torch.export.save(_without_examples(program), path)
+    with whole_file(path) as file:
+        torch.export.save(_without_examples(program), file)
     _check(entry, path, example, expected)
     return path
 

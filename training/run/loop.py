@@ -202,8 +202,12 @@ def _save(run: Run) -> None:
 
 
 def _announce(run: Run, *, wait: bool = False) -> None:
-    """Says which checkpoints have become whole."""
+    """Says which checkpoints have become whole, and for which the disk had no room."""
     for saved in run.saver.wait() if wait else run.saver.finished():
+        if saved.given_up:
+            run.process.events.no_checkpoint(f"that of step {saved.step} was given up: {saved.given_up}")
+            _say(run, f"no checkpoint of step {saved.step}: {saved.given_up}")
+            continue
         run.process.events.checkpoint(
             saved.step, saved.files, attempt=run.process.task.attempt, world_size=run.group.world_size
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from meshkit.errors import AimeshError, DataLossError, ExhaustedError, InvalidInputError, UnavailableError
 from training.entry import said
+from training.run.disk import is_full
 
 _PEER = re.compile(
     r"gloo[/\\]|nccl (error|comm)|connection (closed|reset|refused)|broken pipe|socket|tcpstore|"
@@ -56,8 +56,8 @@ def explain(error: BaseException, place: Place, code: Path) -> tuple[AimeshError
         return error, isinstance(error, UnavailableError | DataLossError)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
         return _no_memory(place, text), False
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ExhaustedError(f"{place}: {error}", hint="free space on the node's disk", reason="DISK_FULL"), False
+    if is_full(error):
+        return ExhaustedError(f"{place}: {error}", hint="free space on the node's disk", reason="DISK_FULL"), True
     if isinstance(error, RuntimeError) and _UNUSED in text:
         return _unused(), False
     if isinstance(error, RuntimeError) and _PEER.search(text):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from statistics import fmean
 
 from aimesh.training.v1 import training_pb2
 from meshkit import qtable
@@ -12,9 +11,10 @@ from meshkit.qtable import Table
 from training.analyse.analysis import Analysis
 from training.analyse.classes import situation
 from training.strategy.choose import Choice, choose
-from training.strategy.cost import STRATEGIES, estimate
+from training.strategy.cost import STRATEGIES
 from training.strategy.describe import basis_of, needs, options, refusal, why
-from training.strategy.model import Basis, Estimate, Machine, Work
+from training.strategy.growth import counts_of, most_workers, wider_plans
+from training.strategy.model import Basis, Machine, Work
 from training.strategy.weigh import Weighed, alone_samples_per_s, best_count, value_of, weigh
 from training.strategy.work import Nodes, bounds, machines_of, steps_of, work_of
 
@@ -29,9 +29,10 @@ def plan_job(
     """The plan of a job: strategy, workers, memory, and every strategy that was weighed with its time and value.
 
     `nodes` are those that could take workers; without any, as many as the job asks for are assumed, all alike. A job
-    that names its strategy and finds a single node free begins there, and grows when others are. `draw` makes the
-    chooser try something new now and then; without it the best is taken. Raises InvalidInputError (STRATEGY_REFUSED)
-    when the strategy that the job names, or every one, cannot be used, with the reason.
+    that names its strategy and finds a single node free begins there, and grows when others are; one that does not has
+    in `wider` how it goes on when others are. `draw` makes the chooser try something new now and then; without it the
+    best is taken. Raises InvalidInputError (STRATEGY_REFUSED) when the strategy that the job names, or every one,
+    cannot be used, with the reason.
     """
     least, most = bounds(spec)
     named = spec.strategy if spec.strategy in STRATEGIES else 0
@@ -76,6 +77,7 @@ def _plan(
     chosen = choice.weighed.estimate
     defaults, computed = needs(spec, analysis, chosen)
     gpu_bytes = spec.resources.gpu_memory_bytes or computed.gpu_memory_bytes
+    workers = most_workers(spec, chosen, work, machines, analysis.basis)
     return training_pb2.JobPlan(
         strategy=training_pb2.Strategy.ValueType(chosen.strategy),
         reason=why(choice, weighed, known, "" if spec.strategy in STRATEGIES else here),
@@ -83,7 +85,8 @@ def _plan(
         samples=analysis.samples,
         holdout=analysis.holdout,
         steps=steps_of(spec, analysis.samples, chosen.strategy),
-        workers=_most_workers(spec, chosen, work, machines, analysis.basis),
+        workers=workers,
+        counts=counts_of(spec, chosen.strategy, work, workers),
         memory_bytes=spec.resources.memory_bytes or computed.memory_bytes,
         gpu_memory_bytes=gpu_bytes if work.gpu else 0,
         options=options(weighed, choice, known, here),
@@ -93,23 +96,5 @@ def _plan(
         computed=computed,
         basis=basis_of(analysis.basis, len(machines)),
         alone_samples_per_s=alone_samples_per_s(work, machines, analysis.basis),
+        wider=wider_plans(spec, analysis, work, machines, choice, known),
     )
-
-
-def _most_workers(
-    spec: training_pb2.JobSpec, chosen: Estimate, work: Work, machines: Sequence[Machine], basis: Basis
-) -> int:
-    """Most workers that help, of nodes that are not there yet too: one that joins may be used."""
-    least, most = bounds(spec)
-    if chosen.strategy == training_pb2.STRATEGY_SINGLE or len(machines) >= most:
-        return chosen.workers
-    mean = Machine(fmean(machine.speed for machine in machines))
-    more = [*machines, *[mean] * (most - len(machines))]
-    if spec.strategy == chosen.strategy:
-        can = [count for count in range(least, most + 1) if _can(chosen.strategy, work, more[:count], basis)]
-        return max([*can, chosen.workers])
-    return max(best_count(chosen.strategy, work, more, basis, least, most).estimate.workers, chosen.workers)
-
-
-def _can(strategy: int, work: Work, machines: Sequence[Machine], basis: Basis) -> bool:
-    return not estimate(strategy, work, machines, basis).refused

@@ -12,6 +12,8 @@ from training.strategy.model import Basis, Estimate, Machine, Work
 
 GAIN = 1e-9
 """By how much a value must be higher to count as higher: below it is rounding."""
+FINE = 64
+"""Of so many workers one more or less is weighed; of many times as many, that many times as many."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ def weigh(work: Work, machines: Sequence[Machine], basis: Basis, least: int, mos
 def best_count(strategy: int, work: Work, machines: Sequence[Machine], basis: Basis, least: int, most: int) -> Weighed:
     """A strategy with the number of workers that earns most, of equal ones the smaller. Refused with the reason for
     the smallest number when none can be."""
-    counts = _counts(strategy, least, min(most, len(machines)))
-    if not counts:
+    numbers = counts(strategy, least, min(most, len(machines)))
+    if not numbers:
         return Weighed(Estimate(strategy, least, refused=_no_count(strategy, least, len(machines))))
-    tried = [_on_best(strategy, work, machines, basis, count) for count in counts]
+    tried = [_on_best(strategy, work, machines, basis, count) for count in numbers]
     usable = [one for one in tried if not one.refused]
     if not usable:
         return Weighed(tried[0])
@@ -88,12 +90,18 @@ def actions(weighed: Sequence[Weighed]) -> Mapping[str, Weighed]:
     return found
 
 
-def _counts(strategy: int, least: int, most: int) -> list[int]:
+def counts(strategy: int, least: int, most: int) -> list[int]:
+    """The numbers of workers, ascending, with which a strategy is weighed."""
     if strategy == training_pb2.STRATEGY_SINGLE:
         return [1] if least <= 1 <= most else []
     if strategy == training_pb2.STRATEGY_FEDERATED:
         return [most] if most >= least else []  # every node has data that only it can train on
-    return list(range(max(least, 2), most + 1))
+    return [count for count in range(max(least, 2), most + 1) if count % _step(count) == 0 or count in (least, most)]
+
+
+def _step(count: int) -> int:
+    """Each count below 2 * FINE, then every second one, from twice that on every fourth: thousands cost no minutes."""
+    return 1 << max(0, (count // FINE).bit_length() - 1)
 
 
 def _no_count(strategy: int, least: int, machines: int) -> str:

@@ -43,6 +43,8 @@ class Asked:
     least: int = 2
     """Fewest workers with which it goes on."""
     most: int = WORKERS
+    auto: bool = False
+    """Whether the planner decides its strategy, of work that pays off to be shared out."""
     deadline_s: int = 30
     """How long a round waits for its clients."""
 
@@ -54,6 +56,9 @@ def job(name: str, pace: Pace, asked: Asked) -> Packed:
     made.hyperparameters["pace"] = f'"{pace.path}"'
     alone = training_pb2.STRATEGY_SINGLE if asked.most == 1 else training_pb2.STRATEGY_DDP
     made.strategy = training_pb2.STRATEGY_FEDERATED if asked.federated else alone
+    if asked.auto:
+        made.strategy = training_pb2.STRATEGY_AUTO
+        made.hyperparameters["shared"] = f"{made.batch_size}"
     made.resources.min_workers, made.resources.max_workers = asked.least, asked.most
     made.resources.memory_bytes = 512 << 20
     made.restarts.failures = asked.budget

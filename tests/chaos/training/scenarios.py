@@ -14,8 +14,6 @@ from tests.chaos.training.acts import Act, Checkpointed, Flip, Phase, Trains, ma
 from tests.chaos.training.check import UNNOTICED, Bars
 from tests.chaos.training.job import Asked
 
-COLLECTIVE_S = 30.0
-"""So long workers wait for one that is there and does not answer: training/run/group.py."""
 LEADERLESS_S = LEADER_TTL_S + 2.0
 BESIDE = check.Bars(calm_s=0.0, stays=True, keeps=True)
 """No request takes longer than a second, no Triton is another afterwards."""
@@ -66,7 +64,7 @@ WORKERS = (
     Scenario("first-worker-killed", ((0, kill("worker:rank-0")),)),
     Scenario("two-workers-killed", ((0, kill("worker:rank-1", "worker:rank-2")),)),
     Scenario("all-workers-killed", ((0, kill("worker:rank-0", "worker:rank-1", "worker:rank-2")),)),
-    Scenario("worker-stopped", ((0, stop("worker:rank-1")),), Bars(pause_s=COLLECTIVE_S + 10.0)),
+    Scenario("worker-stopped", ((0, stop("worker:rank-1")),)),
     Scenario("killed-four-times", _again(4), Bars(attempts=5, failures=4), asked=Asked(budget=4)),
     Scenario(
         "killed-more-often-than-it-may-be",
@@ -118,6 +116,16 @@ MACHINES = (
         before=(terminate("node-3"),),
         then=ALL_THREE,
         mesh=check.Bars(),
+    ),
+    Scenario(
+        "node-joins-a-job-planned-for-one",
+        ((0, start("node-2")),),
+        Bars(attempts=2, failures=0, workers=2),
+        before=(terminate("node-2"), terminate("node-3")),
+        then=Trains(workers=2),
+        after=(start("node-3"),),
+        mesh=check.Bars(),
+        asked=Asked(least=1, most=2, auto=True),
     ),
 )
 CONTROL = (
@@ -190,7 +198,12 @@ ROOM = (
     ),
     Scenario(
         "disk-is-full",
-        ((0, arm("rank-1", "blob.append=nospace")), (4, arm("rank-1", "")), (4, Checkpointed())),
+        (
+            (0, arm("rank-1", "blob.append=nospace;checkpoint.write=nospace")),
+            (0, Hit(("rank-1",), "checkpoint.write", ends=False)),
+            (4, arm("rank-1", "")),
+            (4, Checkpointed()),
+        ),
         UNNOTICED,
     ),
 )

@@ -44,6 +44,8 @@ class Trainer(artifacts_pb2_grpc.ArtifactsServiceServicer, node_pb2_grpc.NodeTra
     """Of every worker here."""
     done: bool = False
     """Whether workers end with success."""
+    mute: bool = False
+    """Whether it gives away no blob."""
     _following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -70,6 +72,8 @@ class Trainer(artifacts_pb2_grpc.ArtifactsServiceServicer, node_pb2_grpc.NodeTra
         self, request: artifacts_pb2.DownloadBlobRequest, context: Any
     ) -> AsyncIterator[artifacts_pb2.DownloadBlobResponse]:
         assert request.digest == DIGEST
+        if self.mute:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the disk is away")
         yield artifacts_pb2.DownloadBlobResponse(data=MODEL[request.offset :])
 
     async def ReadLog(  # noqa: N802
@@ -245,7 +249,10 @@ async def test_a_job_trains_and_its_result_is_a_version(etcd: EtcdServer, tmp_pa
 
         watching = asyncio.create_task(watch())
         for each in nodes.values():
-            each.done = True
+            each.done, each.mute = True, True
+        await eventually(lambda: any("is not recorded yet: " in each.job.reason for each in watched), what="the reason")
+        for each in nodes.values():
+            each.mute = False
         await watching
         assert (watched[-1].job.state, watched[-1].job.model) == (SUCCEEDED, "digits:1.0.0")
         registry: Any = registry_pb2_grpc.RegistryServiceStub(started.channel)

@@ -30,13 +30,13 @@ from node_agent.gpus import GpuReader
 from node_agent.serving import node_server
 from node_agent.settings import AgentSettings, TrainingSettings
 from node_agent.store import ModelStore
-from node_agent.training import retention, tending
+from node_agent.training import limits, retention, tending
 from node_agent.training.fitness import Fitness
 from node_agent.training.folder import TaskKey
 from node_agent.training.holding import hold_file
-from node_agent.training.launcher import end_workers
 from node_agent.training.logs import tail_text
 from node_agent.training.service import NodeTraining
+from node_agent.training.strays import end_workers
 from node_agent.training.tasks import Tasks
 from node_agent.training.wiring import build_tasks
 from tests.mesh.node_agent.support import CONFIG, Blobs, Coordinator
@@ -341,6 +341,53 @@ async def test_checkpoints_become_blobs_and_the_older_ones_go(node: Node) -> Non
     assert status.checkpoints[0].step == status.step
 
 
+async def test_a_checkpoint_that_was_given_up_is_told_until_there_is_a_newer_one(node: Node) -> None:
+    task = task_of(rank=1, workers=2, steps=100_000, every=5, step_s=0.02, full_from=10)
+    await node.trains(task)
+    await eventually(lambda: node.status(task).message.startswith("no checkpoint since step 5: that of step "))
+    assert node.status(task).message.endswith(" was given up: the disk is full")
+    (node.folder(task) / "room").touch()
+    await eventually(lambda: node.status(task).checkpoints[0].step > 5)
+    status = node.status(task)
+    assert (status.message, status.state) == ("", RUNNING)
+
+
+async def test_a_checkpoint_for_which_the_store_has_no_room_is_removed_and_told(node: Node) -> None:
+    task = task_of(rank=1, workers=2, steps=100_000, every=5, step_s=0.05)
+    await node.trains(task)
+    await eventually(lambda: node.status(task).checkpoints)
+    limit, node.store.limit_bytes = node.store.limit_bytes, 1
+    await eventually(lambda: node.status(task).message)
+    status = node.status(task)
+    last, why = status.checkpoints[0].step, "is not held: the model store"
+    assert status.message.startswith(f"no checkpoint since step {last}: that of step ")
+    assert why in status.message
+    assert status.state == RUNNING
+    place = node.folder(task) / "checkpoints"
+    given_up = int(status.message.split("that of step ")[1].split()[0])
+    await eventually(lambda: not (place / str(given_up)).exists())
+    node.store.limit_bytes = limit
+    await eventually(lambda: node.status(task).checkpoints[0].step > given_up)
+    assert node.status(task).message == ""
+
+
+async def test_a_worker_that_is_stopped_is_lost_and_one_that_goes_on_in_time_is_not(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tending, "_MEASURE_S", 0.05)
+    monkeypatch.setattr(limits, "STOPPED_S", 1.0)
+    task = task_of(rank=1, workers=2, steps=100_000)
+    pid = (await node.trains(task)).pid
+    os.kill(pid, signal.SIGSTOP)
+    await eventually(lambda: node.tasks._works[TaskKey.of(task)].seats.main.halt.seen)
+    os.kill(pid, signal.SIGCONT)
+    await eventually(lambda: not node.tasks._works[TaskKey.of(task)].seats.main.halt.seen)
+    os.kill(pid, signal.SIGSTOP)
+    status = await node.reaches(task, FAILED)
+    assert status.message == "the worker was stopped for 1 s (SIGSTOP) and was ended"
+    assert status.may_retry
+
+
 @pytest.mark.parametrize(
     ("wishes", "may_retry", "says"),
     [
@@ -502,6 +549,23 @@ async def test_a_process_that_nobody_wrote_down_is_ended(
         second.assign(task)
         status = await second.reaches(task, RUNNING)
         assert status.pid != pid
+
+
+async def test_what_a_worker_has_forked_stays_as_long_as_it_does(
+    tmp_path: Path, coordinator: Coordinator, programs: Path
+) -> None:
+    task = task_of(steps=100_000, forks=1)
+    async with killed_after(tmp_path / "node", coordinator) as first:
+        worker = ProcessId.of((await first.trains(task)).pid)
+        (forked,) = map(ProcessId.of, (each.pid for each in psutil.Process(worker.pid).children()))
+    async with killed_after(tmp_path / "node", coordinator) as second:
+        assert second.status(task).state == RUNNING
+        assert forked.alive()
+    os.kill(worker.pid, signal.SIGKILL)
+    await eventually(lambda: not worker.alive())
+    assert forked.alive()
+    async with running(tmp_path / "node", coordinator):
+        assert not forked.alive()
 
 
 async def test_workers_stop_at_a_checkpoint_when_the_agent_leaves(node: Node) -> None:

@@ -14,7 +14,7 @@ from aimesh.training.v1 import training_pb2
 from meshkit.errors import AimeshError
 from meshkit.process import ProcessId
 from node_agent.training.holding import hold_file
-from node_agent.training.launcher import end_workers
+from node_agent.training.strays import end_workers
 from node_agent.triton.leftover import end_leftovers
 from tests.mesh.coordinator.conftest import RunningCoordinator
 from tests.mesh.coordinator.conftest import coordinator as real_coordinator

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from meshkit.process import ProcessId
-from node_agent.training import zygotes
+from node_agent.training import limits, zygotes
 from node_agent.training.environment import argv
 from node_agent.training.zygotes import Zygotes
 from tests.mesh.node_agent.workers import write_programs
@@ -106,6 +106,20 @@ async def test_one_that_nobody_waits_for_any_more_never_begins(site: Site) -> No
     await eventually(lambda: not waits.alive())
     assert runs.alive()
     assert (site.folder / "log.txt").read_text().count("began") == 1
+
+
+async def test_one_that_is_stopped_is_given_up_by_who_looks_after_it(site: Site) -> None:
+    forked = await site.zygotes.fork(site.folder, site.environ, 30)
+    assert forked is not None
+    os.kill(site.pid, signal.SIGSTOP)
+    asking = asyncio.create_task(site.zygotes.fork(site.folder, site.environ, 30))
+    await eventually(lambda: psutil.Process(site.pid).status() == psutil.STATUS_STOPPED)
+    for now in (0.0, limits.STOPPED_S - 1, limits.STOPPED_S):
+        assert not asking.done()
+        site.now = now
+        site.zygotes.look()
+        await asyncio.sleep(0)
+    assert await asyncio.wait_for(asking, 1) is None
 
 
 async def test_one_that_does_not_answer_is_given_up_and_the_next_comes_after_a_rest(site: Site) -> None:

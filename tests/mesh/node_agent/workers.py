@@ -23,6 +23,9 @@ def say(**event):
 
 
 def checkpoint(step):
+    if step >= int(wish.get("full_from", step + 1)) and not (folder / "room").exists():
+        say(noCheckpoint="that of step %d was given up: the disk is full" % step)
+        return
     target = folder / "checkpoints" / str(step)
     if target.exists():
         return
@@ -34,6 +37,9 @@ def checkpoint(step):
     say(checkpoint={"step": step})
 
 
+if wish.get("forks") and not os.fork():
+    while True:
+        signal.pause()
 if wish.get("dies"):
     os.kill(os.getpid(), signal.SIGKILL)
 if not task.get("go"):

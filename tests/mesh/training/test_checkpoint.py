@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -176,26 +175,54 @@ def test_what_all_have_is_written_once_and_training_goes_on_meanwhile(tmp_path: 
     assert steps == ["1", "2"], "nothing half written is left"
 
 
-def full(place: Place, home: Path) -> str:
-    """What a worker says whose disk is full, and another's whose own is not."""
+def full(place: Place, home: Path) -> tuple[str, int]:
+    """What a worker is told while the disk of rank 1 is full, and of which step the next checkpoint is."""
     with place.group(2) as group:
         assert group is not None
         engine = engine_of(training_pb2.STRATEGY_FSDP, Wide, group)
         train(engine, group, 1)
         saver = open_saver(home / str(group.rank), group)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         if group.rank == 1:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+        saver.save(1, state_of(engine, 1, group))
+        (first,) = saver.wait()
+        left = [path.name for path in (home / str(group.rank)).iterdir()]
+        assert left == [], "the room is given back at once"
+        train(engine, group, 1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        saver.save(2, state_of(engine, 2, group))
+        (second,) = saver.wait()
+        assert second.files
+    return first.given_up, second.step
+
+
+def test_a_checkpoint_for_which_one_disk_has_no_room_is_given_up_by_all_and_the_next_is_tried(tmp_path: Path) -> None:
+    for why, step in together(2, full, tmp_path):
+        assert why.startswith("worker 1's disk is full: [Errno 27] File too large: '")
+        assert "/1/.1/__1_0.distcp" in why
+        assert step == 2
+
+
+def odd(place: Place, home: Path) -> tuple[str, ...]:
+    """What a worker says while the folder of rank 1 cannot be made."""
+    with place.group(2) as group:
+        assert group is not None
+        engine = engine_of(training_pb2.STRATEGY_DDP, Net, group)
+        train(engine, group, 1)
+        own = home / str(group.rank)
+        if group.rank == 1:
+            own.symlink_to("/dev/full")
+        saver = open_saver(own, group)
         saver.save(1, state_of(engine, 1, group))
         try:
             saver.wait()
         except AimeshError as error:
-            return f"{error.reason}: {error}"
-    return "nothing"
+            return type(error).__name__, str(error)
+    return ("nothing",)
 
 
-def test_a_full_disk_is_said_on_every_worker_and_leaves_no_checkpoint(tmp_path: Path) -> None:
-    said = together(2, full, tmp_path)
-    assert all(one.startswith("DISK_FULL: checkpoint 1: worker 1's disk is full") for one in said), said
-    assert not (tmp_path / "0" / "1").exists()
-    assert not (tmp_path / "1" / "1").exists()
+def test_a_folder_that_cannot_be_made_is_said_on_every_worker_at_once(tmp_path: Path) -> None:
+    for kind, said in together(2, odd, tmp_path):
+        assert kind == "DataLossError"
+        assert "worker 1: [Errno" in said

@@ -17,7 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from aimesh.artifacts.v1 import artifacts_pb2_grpc
 from aimesh.training.v1 import training_pb2, training_pb2_grpc
 from node_agent.main import build_agent
-from node_agent.training.launcher import end_workers
+from node_agent.training.strays import end_workers
 from tests.mesh.coordinator.conftest import RunningCoordinator, coordinator
 from tests.mesh.node_agent.support import settings_in
 from tests.processes import etcd_server

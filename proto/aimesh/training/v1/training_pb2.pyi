@@ -1077,6 +1077,9 @@ class JobPlan(_message.Message):
     COMPUTED_FIELD_NUMBER: _builtins.int
     BASIS_FIELD_NUMBER: _builtins.int
     ALONE_SAMPLES_PER_S_FIELD_NUMBER: _builtins.int
+    WIDER_FIELD_NUMBER: _builtins.int
+    FROM_WORKERS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
     strategy: Global___Strategy.ValueType
     """The strategy: never AUTO."""
     reason: _builtins.str
@@ -1101,6 +1104,8 @@ class JobPlan(_message.Message):
     """Samples a second of one worker alone, by the cost model, whether or not its memory would do: what rewards are
     measured against.
     """
+    from_workers: _builtins.int
+    """Of a plan in `wider`: fewest workers that an attempt begins with by it."""
     @_builtins.property
     def model(self) -> Global___ModelProfile:
         """What the model is."""
@@ -1121,6 +1126,19 @@ class JobPlan(_message.Message):
     def basis(self) -> Global___CostBasis:
         """What the cost model went by."""
 
+    @_builtins.property
+    def wider(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobPlan]:
+        """How it would go on with more nodes than there were, the fewest first, 4 at most: each as far as it differs from this
+        plan, with the chosen option alone. An attempt begins by the last of these that there are nodes for, which from then
+        on is the job's plan. None of a job that names its strategy, or is federated.
+        """
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The numbers of workers that the strategy can be used with, where that is not each up to `workers`: a part of a layer
+        must be the same on all. 1 is among them when the job may have one, who trains alone.
+        """
+
     def __init__(
         self,
         *,
@@ -1140,10 +1158,13 @@ class JobPlan(_message.Message):
         computed: Global___Needs | None = ...,
         basis: Global___CostBasis | None = ...,
         alone_samples_per_s: _builtins.float = ...,
+        wider: _abc.Iterable[Global___JobPlan] | None = ...,
+        from_workers: _builtins.int = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "computed", b"computed", "defaults", b"defaults", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone_samples_per_s", b"alone_samples_per_s", "basis", b"basis", "computed", b"computed", "defaults", b"defaults", "explored", b"explored", "gpu_memory_bytes", b"gpu_memory_bytes", "holdout", b"holdout", "memory_bytes", b"memory_bytes", "model", b"model", "options", b"options", "reason", b"reason", "samples", b"samples", "situation", b"situation", "steps", b"steps", "strategy", b"strategy", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone_samples_per_s", b"alone_samples_per_s", "basis", b"basis", "computed", b"computed", "counts", b"counts", "defaults", b"defaults", "explored", b"explored", "from_workers", b"from_workers", "gpu_memory_bytes", b"gpu_memory_bytes", "holdout", b"holdout", "memory_bytes", b"memory_bytes", "model", b"model", "options", b"options", "reason", b"reason", "samples", b"samples", "situation", b"situation", "steps", b"steps", "strategy", b"strategy", "wider", b"wider", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1818,11 +1839,14 @@ class WorkerEvent(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     LINK_FIELD_NUMBER: _builtins.int
+    NO_CHECKPOINT_FIELD_NUMBER: _builtins.int
     SAMPLES_PER_S_FIELD_NUMBER: _builtins.int
     port: _builtins.int
     """Rank 0 only: its store listens, or its aggregator."""
     waiting: _builtins.bool
     """It has imported what it needs and waits for go.json."""
+    no_checkpoint: _builtins.str
+    """A checkpoint was given up for want of room on a disk, and why; the job goes on, and the next one is tried."""
     samples_per_s: _builtins.float
     """Samples a second of this worker, with a point."""
     @_builtins.property
@@ -1865,13 +1889,14 @@ class WorkerEvent(_message.Message):
         plan: Global___JobPlan | None = ...,
         waiting: _builtins.bool = ...,
         link: Global___Link | None = ...,
+        no_checkpoint: _builtins.str = ...,
         samples_per_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "link", b"link", "plan", b"plan", "point", b"point", "port", b"port", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "link", b"link", "no_checkpoint", b"no_checkpoint", "plan", b"plan", "point", b"point", "port", b"port", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "link", b"link", "plan", b"plan", "point", b"point", "port", b"port", "samples_per_s", b"samples_per_s", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "checkpoint", b"checkpoint", "done", b"done", "error", b"error", "link", b"link", "no_checkpoint", b"no_checkpoint", "plan", b"plan", "point", b"point", "port", b"port", "samples_per_s", b"samples_per_s", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["port", "point", "checkpoint", "error", "done", "plan", "waiting", "link"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["port", "point", "checkpoint", "error", "done", "plan", "waiting", "link", "no_checkpoint"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

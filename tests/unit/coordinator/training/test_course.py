@@ -127,6 +127,19 @@ def test_a_lost_result_costs_what_came_after_the_last_checkpoint() -> None:
     assert reached(before, seen) == STEPS
 
 
+def test_a_result_that_is_never_packed_is_made_anew() -> None:
+    made = world("a")
+    made.submit(spec())
+    until(made, record.FINISHING)
+    made.now_ns += 4000 * SECOND
+    made.lead()
+    job = made.job()
+    assert (job.phase, job.failures) == (record.PREPARING, 1)
+    assert "packing the result on a took longer than 3600 s" in job.reason
+    made.go_on(40)
+    assert made.job().state == record.SUCCEEDED
+
+
 def test_a_dead_nodes_work_goes_on_with_what_is_left() -> None:
     made = world("a", "b", "c")
     made.submit(spec(least=2, most=3))

@@ -14,7 +14,7 @@ from coordinator.training.reserved import taken_by
 from coordinator.training.steering import cancelled, paused, resumed
 from coordinator.training.watch import JobWatch
 from meshkit.errors import PreconditionError
-from tests.unit.coordinator.training.world import GIB, SECOND, World, node, spec
+from tests.unit.coordinator.training.world import GIB, SECOND, World, growing, node, spec
 
 NAMES = ("a", "b", "c", "d")
 FAILURES = 2
@@ -37,8 +37,11 @@ class Jobs(RuleBasedStateMachine):
         priority=st.integers(0, 2),
         federated=st.booleans(),
         reserved=st.booleans(),
+        grows=st.booleans(),
     )
-    def submit(self, least: int, more: int, priority: int, *, federated: bool, reserved: bool) -> None:
+    def submit(
+        self, least: int, more: int, priority: int, *, federated: bool, reserved: bool, grows: bool = False
+    ) -> None:
         if len(self.world.jobs) == 3:
             return
         restarts = training_pb2.RestartBudget(failures=FAILURES)
@@ -47,7 +50,10 @@ class Jobs(RuleBasedStateMachine):
         asked = spec(
             name, least, least + more, priority=priority, reserved=reserved, restarts=restarts, strategy=strategy
         )
-        self.world.submit(asked)
+        job_id = self.world.submit(asked)
+        if grows and least == 1 and not federated:
+            tensor, ddp = training_pb2.STRATEGY_TENSOR, training_pb2.STRATEGY_DDP
+            self.world.plans[job_id] = growing(asked, *[(tensor, 2), (ddp, 3)][:more])
 
     @rule(times=st.integers(1, 6))
     def it_goes_on(self, times: int) -> None:

@@ -172,6 +172,13 @@ def test_federated_clients_and_workers_follow_from_each_other() -> None:
         check_job(asked)
 
 
+def test_a_delta_at_which_nothing_would_be_private_is_refused() -> None:
+    asked = training_pb2.JobSpec(name="f", task="classifier", steps=3, strategy=training_pb2.STRATEGY_FEDERATED)
+    asked.data.builtin, asked.federated.delta = "digits", 1.0
+    with pytest.raises(InvalidInputError, match=r"federated.delta 1.0 is not possible"):
+        check_job(asked)
+
+
 Change = dict[str, object]
 BAD: list[tuple[str, Change]] = [
     ("name 'No'", {"name": "No"}),

@@ -78,6 +78,17 @@ def plan_of(asked: training_pb2.JobSpec) -> training_pb2.JobPlan:
     )
 
 
+def growing(asked: training_pb2.JobSpec, *froms: tuple[training_pb2.Strategy.ValueType, int]) -> training_pb2.JobPlan:
+    """A plan for the one node that is free: alone, and each of these strategies from so many workers on."""
+    made = plan_of(asked)
+    made.strategy, made.workers = training_pb2.STRATEGY_SINGLE, 1
+    for strategy, least in froms:
+        made.wider.add(
+            strategy=strategy, from_workers=least, workers=asked.resources.max_workers, situation=f"of {least} nodes"
+        )
+    return made
+
+
 @dataclass
 class World:
     """Everything that there is. The leader's writes all work out; who has died is in `dead`."""
@@ -96,6 +107,8 @@ class World:
     lacked: set[str] = field(default_factory=set)
     state: State = field(default_factory=State)
     drains: dict[str, int] = field(default_factory=dict)
+    plans: dict[str, training_pb2.JobPlan] = field(default_factory=dict)
+    """By job, what the planner says of it, where it is not what it says of every job."""
 
     def __post_init__(self) -> None:
         self.seen()
@@ -247,7 +260,7 @@ class World:
             return made
         if task.kind == PLAN:
             made.state = SUCCEEDED
-            made.plan.CopyFrom(plan_of(task.spec))
+            made.plan.CopyFrom(self.plans.get(task.job) or plan_of(task.spec))
         elif task.kind == FINISH:
             made.state, made.version = SUCCEEDED, "{}"
         elif was.state == PREPARING:

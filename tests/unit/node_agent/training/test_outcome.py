@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import signal
 
 import pytest
@@ -31,6 +32,7 @@ def test_a_last_word_counts(ending: Ending, state: int) -> None:
     [
         (Ending(code=0), False, "ended without saying that it was done"),
         (Ending(code=3, log="Traceback"), False, "ended with exit code 3; its log ends with: Traceback"),
+        (Ending(code=errno.ENOSPC), True, "ended without its last word, for which its node's disk has no room"),
         (Ending(code=1, done=DONE), True, "exit code 1 after it had said that it was done"),
         (Ending(code=-signal.SIGSEGV), True, "was ended by SIGSEGV"),
         (Ending(code=-signal.SIGKILL, out_of_memory=True), True, "for want of memory"),

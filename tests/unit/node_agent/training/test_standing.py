@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from aimesh.training.v1 import training_pb2
 from node_agent.training.folder import Folder
@@ -33,6 +35,16 @@ async def test_a_failure_tells_the_last_step_that_is_known(tmp_path: Path, known
     assert reports
     ((_, written),) = load_all(tmp_path)
     assert written.status == standing.status, "the next agent knows it too"
+
+
+async def test_of_two_that_write_a_task_down_at_once_the_last_is_read_whole(tmp_path: Path) -> None:
+    standing = standing_in(tmp_path, [])
+
+    with capture_logs() as said:
+        await asyncio.gather(*(standing.set(FAILED, "x" * (97 * number % 5000)) for number in range(50)))
+    ((_, written),) = load_all(tmp_path)
+    assert written.status == standing.status
+    assert [each["event"] for each in said if each["event"] == "task.not_saved"] == []
 
 
 async def test_a_full_disk_does_not_keep_a_failure_from_being_reported(tmp_path: Path) -> None:

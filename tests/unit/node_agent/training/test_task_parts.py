@@ -16,7 +16,7 @@ from node_agent.training.environment import Site, argv, environment, threads
 from node_agent.training.folder import Folder, TaskKey, checked_path, numbers_of, worker_folder
 from node_agent.training.needs import copies_of, digests_of, needs_of, resume_of
 from node_agent.training.roles import cast_of
-from node_agent.training.state import TaskState, load_all
+from node_agent.training.state import TaskState, load_all, write
 from node_agent.training.zygote import fixed
 
 TRAIN = training_pb2.TASK_KIND_TRAIN
@@ -164,7 +164,7 @@ def test_a_state_is_read_as_it_was_written_and_garbage_is_left_out(tmp_path: Pat
     state.packed.append(training_pb2.CheckpointFile(path="b", digest="e"))
     state.task.copies.add(path="c", digest="f")
     folder = Folder(tmp_path / "j-1" / "2-1")
-    state.save(folder)
+    write(folder, state.key, state.content())
     for name, text in (("1-0", "{"), ("3-0", '{"task": {}}'), ("4-0", "[]")):
         (tmp_path / "j-1" / name).mkdir()
         (tmp_path / "j-1" / name / "train.state.json").write_text(text)

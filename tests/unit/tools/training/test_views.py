@@ -161,6 +161,19 @@ def test_a_plan_shows_every_strategy_both_needs_and_each_share() -> None:
     assert [share["batch"] for share in found["shares"]] == [[0, 5], [5, 10]]
 
 
+def test_how_a_job_goes_on_with_more_nodes_is_shown() -> None:
+    found = plans("STRATEGY_DDP")
+    assert "goes on as" not in text_of(planned(found))
+    found.plan.wider.add(strategy=training_pb2.STRATEGY_TENSOR, from_workers=4, workers=8)
+    assert "It goes on as tensor once 4 workers have room." in text_of(planned(found))
+    wider = [{"strategy": "tensor", "from_workers": 4, "workers": 8}]
+    assert planned_json(found)["wider"] == wider
+    job = made(plan=found.plan)
+    assert "goes on as tensor once 4 workers have room" in text_of(shown(job, going()))
+    assert status_json(job, going())["wider"] == wider
+    assert status_json(made(), going())["wider"] == []
+
+
 def test_shares_of_a_pipeline_are_layers_and_of_a_federated_job_clients() -> None:
     assert "middle" in text_of(planned(plans("STRATEGY_PIPELINE")))
     federated = plans("STRATEGY_FEDERATED", federated={"clients": 8, "clients_per_node": 4})

@@ -21,7 +21,7 @@ MODEL: dict[str, Array] = {"a": np.zeros((3, 2), np.float32), "b": np.zeros(4, n
 def desk(folder: Path, model: Mapping[str, Array] = MODEL, **settings: Any) -> Desk:
     """A desk of job j at its first round."""
     made = checked(Settings(job="j", **settings))
-    return Desk(made, fresh(model, list(model), made), list(model), folder, np.random.default_rng(0))
+    return Desk(made, fresh(model, list(model), made), list(model), folder, np.random.default_rng(made.seed))
 
 
 def update(value: float | Mapping[str, Array], model: Mapping[str, Array] = MODEL) -> dict[str, Array]:

@@ -14,6 +14,7 @@ from aimesh.training.v1 import federated_pb2, training_pb2
 from meshkit.errors import InvalidInputError, SupersededError
 from tests.unit.training.federated.support import MODEL, desk, send, update
 from training.federated.rounds import Desk
+from training.federated.state import fresh
 from training.federated.wire import CONTROL, parts_of
 
 TRIMMED = training_pb2.AGGREGATION_TRIMMED_MEAN
@@ -188,6 +189,26 @@ def test_scaffolds_variate_moves_by_the_share_that_took_part(tmp_path: Path) -> 
     assert {**closed.state.counted} == dict.fromkeys(there, 1)
 
 
+@settings(_FIXTURE, max_examples=10)
+@given(st.lists(st.integers(1, 1000), min_size=2, max_size=6), st.lists(st.integers(-9, 9), min_size=24, max_size=24))
+def test_scaffolds_variate_is_the_mean_of_all_clients_own_whoever_took_part(
+    tmp_path: Path, samples: list[int], drawn: list[int]
+) -> None:
+    made = desk(tmp_path, {"b": MODEL["b"]}, clients=len(samples), fraction=0.4, aggregation=SCAFFOLD, most_norm=1e9)
+    own, values = dict.fromkeys(range(len(samples)), 0.0), map(float, drawn)
+    while set(made.state.counted) != set(own) or made.number < 4:
+        for client, count in enumerate(samples):
+            if made.take(client, count, 0):
+                new = next(values, float(client))
+                change = {CONTROL + "b": np.full(4, new - own[client])}
+                send(made, client, {"b": np.ones(4), **change}, samples=count)
+                own[client] = new
+        assert made.ready(0)
+        next_round(made)
+    expected = np.average(list(own.values()), weights=samples)
+    np.testing.assert_allclose(made.state.control["b"], np.full(4, expected), rtol=1e-9, atol=1e-9)
+
+
 def test_a_control_variate_that_is_too_long_is_refused(tmp_path: Path) -> None:
     made = desk(tmp_path, clients=3, min_clients=2, aggregation=SCAFFOLD)
     for client, value in enumerate((1.0, 1e9, 1.0)):
@@ -213,6 +234,15 @@ def test_clipped_and_noisy(tmp_path: Path) -> None:
     assert float(closed.state.model["w"].std()) == pytest.approx(1.5 * 2.0 / 10, rel=0.02)
     assert closed.state.releases == 1
     assert 0 < closed.epsilon < 10
+
+
+def test_nobody_who_knows_the_jobs_seed_knows_which_private_clients_took_part(tmp_path: Path) -> None:
+    drawn = set()
+    for secret in range(20):
+        settings = desk(tmp_path, clients=10, fraction=0.5, clip=1.0, noise=1.0).settings
+        made = Desk(settings, fresh(MODEL, list(MODEL), settings), list(MODEL), tmp_path, np.random.default_rng(secret))
+        drawn.add(tuple(client for client in range(10) if made.take(client, 10, 0)))
+    assert len(drawn) > 15
 
 
 def test_of_private_clients_none_weighs_more_and_the_divisor_is_what_was_expected(tmp_path: Path) -> None:

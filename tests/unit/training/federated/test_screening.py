@@ -97,6 +97,7 @@ def test_a_poisoned_update_is_refused_by_name_and_the_round_goes_on(
         ({"round": 2}, "round 2 came in round 1"),
         ({"samples": 999}, "999 samples, and it took the round with 10"),
         ({"loss": math.nan}, "loss is nan"),
+        ({"values": {"x" * 101: 1.0}}, "101 characters"),
         ({"values": {str(place): 1.0 for place in range(21)}}, "21 values"),
     ],
 )

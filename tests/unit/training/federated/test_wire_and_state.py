@@ -60,6 +60,7 @@ STATE = Global(
     control={"a": np.full((3, 2), 0.5, np.float32)},
     median=Lengths(1.5, 0.25),
     counted={0: 3, 7: 2},
+    samples={0: 10, 7: 300},
     releases=3,
     loss=0.5,
     values={"accuracy": 0.9},
@@ -70,7 +71,7 @@ def test_a_checkpoint_says_all_that_the_next_round_goes_by(tmp_path: Path) -> No
     files = write(tmp_path, STATE)
     again = read(tmp_path / "3", STATE)
     assert set(files) == {path.name for path in (tmp_path / "3").iterdir()}
-    for name in ("round", "median", "counted", "releases", "loss", "values"):
+    for name in ("round", "median", "counted", "samples", "releases", "loss", "values"):
         assert getattr(again, name) == getattr(STATE, name)
     np.testing.assert_array_equal(again.model["a"], STATE.model["a"])
     np.testing.assert_array_equal(again.control["a"], STATE.control["a"])

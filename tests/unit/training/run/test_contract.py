@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,30 @@ def test_every_event_is_a_line_of_proto_json(tmp_path: Path) -> None:
     assert [(file.path, file.bytes) for file in checkpoint.checkpoint.files] == [("a", 1), ("b", 2)]
     assert error.error == training_pb2.WorkerError(message="gone. wait", may_retry=True, reason="PEER_LOST")
     assert done.done == training_pb2.Done(step=8, values={"loss": 0.25}, stopped=True)
+
+
+@contextmanager
+def room_for(count: int) -> Iterator[None]:
+    """No file grows beyond so many bytes, as if the disk were full (Python ignores SIGXFSZ)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_a_full_disk_did_not_take_is_written_when_it_has_room_each_line_once_and_whole(tmp_path: Path) -> None:
+    writer = EventWriter(tmp_path)
+    writer.port(1)
+    with room_for(Folder(tmp_path).events.stat().st_size + 20):
+        writer.port(2)  # begun: half a line
+        writer.point(3, 0.5, 0.01, {}, attempt=1)
+        writer.done(4)
+        assert not writer.settled(0.0)
+        assert len(Folder(tmp_path).events.read_text().splitlines()) == 2
+    assert writer.settled(0.0)
+    assert [event.WhichOneof("body") for event in events(tmp_path)] == ["port", "port", "point", "done"]
 
 
 def test_two_processes_append_to_one_file(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_checkpoint_is_due_by_steps_by_time_and_every_minute_otherwise() -> No
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "OUT_OF_MEMORY", False),
         (RuntimeError("Expected to have finished reduction in the prior iteration"), "BAD_TRAINER", False),
         (MemoryError(), "OUT_OF_MEMORY", False),
-        (OSError(errno.ENOSPC, "No space left on device"), "DISK_FULL", False),
+        (OSError(errno.ENOSPC, "No space left on device"), "DISK_FULL", True),
         (UnavailableError("x", reason="PEER_LOST"), "PEER_LOST", True),
         (DataLossError("x"), "DATA_LOSS", True),
         (InvalidInputError("x"), "INVALID_ARGUMENT", False),
