@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from aimesh.training.v1 import training_pb2
 from coordinator.training.checkpoints import newest, nodes_of, writers
@@ -49,6 +49,9 @@ def begin(job: training_pb2.Job, found: Offer, seen: Seen, reason: str) -> train
             resume=made.checkpoint if made.HasField("checkpoint") else None,
         )
     )
+    known = set(job.nodes) - ({worker.node for worker in job.attempt.workers if worker.newcomer and not job.attempt.go})
+    for worker in made.attempt.workers:
+        worker.newcomer = job.HasField("started_at") and worker.node not in known
     made.nodes[:] = remembered(nodes_of(made), list(job.nodes))
     return made
 
@@ -126,6 +129,20 @@ def brought_back(job: training_pb2.Job, seen: Seen, loss: Loss) -> Move:
     if found.workers:
         return Move(begin(made, found, seen, reason))
     return Move(entered(made, QUEUED, seen.now_ns, f"{loss.error}; {found.reason}"))
+
+
+def without(job: training_pb2.Job, seen: Seen, unfit: Mapping[str, str]) -> training_pb2.Job:
+    """The record of a job that goes on without nodes that had just joined it; `unfit` says why, by node.
+
+    It trained before they came, so they cost it no restart.
+    """
+    made = copy(job)
+    made.unfit.update(unfit)
+    reason = f"goes on without {'; '.join(unfit.values())}"
+    made, found = widest(made, seen.offer)
+    if found.workers:
+        return begin(made, found, seen, reason)
+    return entered(made, QUEUED, seen.now_ns, f"{reason}; {found.reason}")
 
 
 def gives_way(job: training_pb2.Job, seen: Seen, why: str) -> training_pb2.Job:

@@ -196,7 +196,7 @@ def _late(state: State, job: training_pb2.Job) -> list[training_pb2.TaskStatus]:
     return [
         status
         for node_id in nodes
-        if node_id in state.nodes
+        if node_id in state.nodes and node_id not in job.unfit
         for status in state.nodes[node_id].report.tasks
         if (status.job, status.attempt, status.kind) == (job.id, job.attempt.number - 1, TRAIN)
         and status.state == FAILED

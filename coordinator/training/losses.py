@@ -16,6 +16,8 @@ SUCCEEDED = training_pb2.TASK_STATE_SUCCEEDED
 FAILED = training_pb2.TASK_STATE_FAILED
 LOST_ANOTHER = "another worker was lost"
 """In what a worker says that ends for the loss of another: training/run/reporting.py."""
+MOST_SAID = 500
+"""Characters of what made a node unfit, which the record keeps."""
 CAUSE_S = 0.3
 """So long is waited for that other one's end: its agent says it a moment after those who lost it."""
 
@@ -57,6 +59,18 @@ def fatal_of(job: training_pb2.Job, statuses: Statuses) -> Loss | None:
     if is_federated(job) and job.phase != PREPARING and 0 not in {each.rank for each in fatal}:
         fatal = fatal if len(fatal) > _clients_to_spare(job) else []
     return Loss(said(job, fatal[0]), may_retry=False) if fatal else None
+
+
+def unfit(job: training_pb2.Job, statuses: Statuses) -> dict[str, str]:
+    """The nodes on which an attempt can never be got ready, though the job has trained on others: why, by node.
+
+    None when a node fails on which it has trained: then it is the job.
+    """
+    fatal = [each for each in _failed(statuses) if not each.may_retry]
+    workers = job.attempt.workers
+    if not all(workers[each.rank].newcomer for each in fatal):
+        return {}
+    return {workers[each.rank].node: said(job, each)[:MOST_SAID] for each in reversed(fatal)}
 
 
 def left(job: training_pb2.Job, statuses: Statuses) -> str:

@@ -67,6 +67,8 @@ def shares_nodes(job: training_pb2.Job) -> bool:
 def never(job: training_pb2.Job, node: membership_pb2.Node) -> str:
     """Why a node, empty, could not take a worker; empty when it could."""
     need, capacity = need_of(job), node.capacity
+    if node.id in job.unfit:
+        return job.unfit[node.id]
     if node.runtimes and RUNTIME not in node.runtimes:
         return "takes no workers, or has no torch for them"
     for label, value in sorted(job.spec.resources.node_labels.items()):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from aimesh.training.v1 import training_pb2
-from coordinator.training.attempts import begin, brought_back, gives_way, released
-from coordinator.training.losses import FAILED, READY, SUCCEEDED, Loss, left, loss_of, where
+from coordinator.training.attempts import begin, brought_back, gives_way, released, without
+from coordinator.training.losses import FAILED, READY, SUCCEEDED, Loss, left, loss_of, unfit, where
 from coordinator.training.record import (
     PLANNING,
     QUEUED,
@@ -77,6 +77,8 @@ def preparing(job: training_pb2.Job, seen: Seen) -> Move | training_pb2.Job | No
         first = min(seen.late, key=lambda status: status.failed_at.ToNanoseconds())
         error = f"rank {first.rank} of attempt {first.attempt}: {first.message}"
         return failed(job, seen.now_ns, error)
+    if strangers := unfit(job, seen.statuses):
+        return without(job, seen, strangers)
     if (loss := loss_of(job, seen.statuses, seen.away, seen.now_ns)) is not None:
         return brought_back(job, seen, loss)
     if seen.evict or left(job, seen.statuses):

@@ -34,11 +34,12 @@ def paused(job: training_pb2.Job, order: Order) -> training_pb2.Job:
 
 
 def resumed(job: training_pb2.Job, order: Order) -> training_pb2.Job:
-    """Waiting for its turn again. Raises PreconditionError unless it is paused."""
+    """Waiting for its turn again, on any node. Raises PreconditionError unless it is paused."""
     if job.state != PAUSED:
         raise _not(job, "resumed")
     made = entered(job, QUEUED, order.now_ns, order.said("resumed"))
     made.order = training_pb2.JOB_ORDER_UNSPECIFIED
+    made.unfit.clear()
     return made
 
 

@@ -807,6 +807,26 @@ class Job(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class UnfitEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -831,6 +851,7 @@ class Job(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     RAN_FIELD_NUMBER: _builtins.int
     WAITING_SINCE_FIELD_NUMBER: _builtins.int
+    UNFIT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The spec's name, a dash and six characters."""
     state: Global___JobState.ValueType
@@ -907,6 +928,12 @@ class Job(_message.Message):
         its workers train, when it is paused and when it is over. Whoever leads next goes on counting from here.
         """
 
+    @_builtins.property
+    def unfit(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Nodes that joined it when it had trained elsewhere, and on which it can never be got ready: why, by node. They are not
+        given to it again until a person resumes it.
+        """
+
     def __init__(
         self,
         *,
@@ -934,10 +961,11 @@ class Job(_message.Message):
         nodes: _abc.Iterable[_builtins.str] | None = ...,
         ran: _duration_pb2.Duration | None = ...,
         waiting_since: _timestamp_pb2.Timestamp | None = ...,
+        unfit: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "phase_at", b"phase_at", "plan", b"plan", "ran", b"ran", "spec", b"spec", "started_at", b"started_at", "waiting_since", b"waiting_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "failures", b"failures", "id", b"id", "lost_steps", b"lost_steps", "model", b"model", "nodes", b"nodes", "order", b"order", "phase", b"phase", "phase_at", b"phase_at", "plan", b"plan", "preemptions", b"preemptions", "ran", b"ran", "reason", b"reason", "results", b"results", "spec", b"spec", "started_at", b"started_at", "state", b"state", "step", b"step", "submitted_by", b"submitted_by", "waiting_since", b"waiting_since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "failures", b"failures", "id", b"id", "lost_steps", b"lost_steps", "model", b"model", "nodes", b"nodes", "order", b"order", "phase", b"phase", "phase_at", b"phase_at", "plan", b"plan", "preemptions", b"preemptions", "ran", b"ran", "reason", b"reason", "results", b"results", "spec", b"spec", "started_at", b"started_at", "state", b"state", "step", b"step", "submitted_by", b"submitted_by", "unfit", b"unfit", "waiting_since", b"waiting_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1014,6 +1042,7 @@ class Worker(_message.Message):
     GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CPU_CORES_FIELD_NUMBER: _builtins.int
     AGENT_PORT_FIELD_NUMBER: _builtins.int
+    NEWCOMER_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """0 to the number of workers less one."""
     node: _builtins.str
@@ -1030,6 +1059,8 @@ class Worker(_message.Message):
     """Of planning: cores that it may use; 0 when unknown."""
     agent_port: _builtins.int
     """Of planning: port of its agent's own server, to which a connection is timed; 0 when unknown."""
+    newcomer: _builtins.bool
+    """Whether the job has trained, but never on its node: what goes wrong before all are ready is the node's fault then."""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """NVML indices of its GPUs."""
@@ -1046,10 +1077,11 @@ class Worker(_message.Message):
         gpu_memory_bytes: _builtins.int = ...,
         cpu_cores: _builtins.float = ...,
         agent_port: _builtins.int = ...,
+        newcomer: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_port", b"agent_port", "cpu_cores", b"cpu_cores", "gpu_memory_bytes", b"gpu_memory_bytes", "gpus", b"gpus", "memory_bytes", b"memory_bytes", "node", b"node", "rank", b"rank", "speed", b"speed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_port", b"agent_port", "cpu_cores", b"cpu_cores", "gpu_memory_bytes", b"gpu_memory_bytes", "gpus", b"gpus", "memory_bytes", b"memory_bytes", "newcomer", b"newcomer", "node", b"node", "rank", b"rank", "speed", b"speed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

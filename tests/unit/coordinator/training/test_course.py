@@ -249,6 +249,58 @@ def test_a_joining_node_is_used_at_the_next_checkpoint() -> None:
     assert (job.lost_steps, job.failures, job.preemptions) == (0, 0, 0)
 
 
+def test_a_node_that_joins_and_is_not_fit_costs_the_job_nothing() -> None:
+    made = world("a", "b")
+    job_id = made.submit(spec(least=1, most=3, restarts=training_pb2.RestartBudget(failures=0)))
+    at_step(made, 5)
+    made.nodes["c"] = node("c")
+    until(made, record.STOPPING)
+    until(made, record.PREPARING)
+    assert [worker.newcomer for worker in made.job().attempt.workers] == [False, False, True]
+    made.agents()
+    made.fail("c", may_retry=False, message="torch 1.0 is too old")
+    made.go_on(2)
+    job = made.job()
+    assert job.reason == "goes on without rank 2 on c: torch 1.0 is too old"
+    assert [worker.node for worker in job.attempt.workers] == ["a", "b"]
+    made.go_on(40)
+    job = made.job(job_id)
+    assert (job.state, job.failures, job.lost_steps, job.attempt.number) == (record.SUCCEEDED, 0, 0, 3)
+
+
+def test_a_job_without_another_node_than_an_unfit_one_says_so_until_a_person_resumes_it() -> None:
+    made = world("a")
+    made.submit(spec(least=1))
+    at_step(made, 15)
+    made.die("a")
+    made.nodes["b"] = node("b")
+    made.blobs["b"] = set(made.blobs["a"])
+    until(made, record.PREPARING)
+    made.agents()
+    made.fail("b", may_retry=False, message="torch 1.0 is too old")
+    made.go_on(2)
+    assert made.job().state == record.PENDING
+    assert "b: rank 0 on b: torch 1.0 is too old" in made.job().reason
+    made.write(paused(made.job(), ME))
+    made.write(resumed(made.job(), ME))
+    made.go_on(40)
+    assert made.job().state == record.SUCCEEDED
+
+
+def test_an_error_on_a_node_that_trained_is_the_jobs() -> None:
+    made = world("a", "b")
+    made.submit(spec(least=1, most=3))
+    at_step(made, 5)
+    made.nodes["c"] = node("c")
+    until(made, record.STOPPING)
+    until(made, record.PREPARING)
+    made.agents()
+    made.fail("c", may_retry=False, message="no module named mine")
+    made.fail("a", may_retry=False, message="no module named mine")
+    made.go_on(2)
+    assert (made.job().state, len(made.job().unfit)) == (record.FAILED, 0)
+
+
 def test_a_higher_priority_takes_the_nodes_of_a_lower_one() -> None:
     made = world("a", "b", memory=3)
     low = made.submit(spec("low", least=2))
