@@ -48,7 +48,7 @@ def most_workers(job: training_pb2.Job) -> int:
 
 def least_workers(job: training_pb2.Job) -> int:
     """Fewest workers with which it starts: a plan may say that it is better off with fewer than were asked for."""
-    least = min(max(1, job.spec.resources.min_workers), most_workers(job))
+    least = min(max(1, job.spec.resources.min_workers, job.plan.from_workers), most_workers(job))
     return min((count for count in job.plan.counts if count >= least), default=least)
 
 

@@ -7,15 +7,13 @@ from random import Random
 
 from aimesh.training.v1 import training_pb2
 from meshkit import qtable
-from meshkit.qtable import Table
 from training.analyse.analysis import Analysis
-from training.analyse.classes import situation
-from training.strategy.choose import Choice, choose
-from training.strategy.cost import STRATEGIES
-from training.strategy.describe import basis_of, needs, options, refusal, why
-from training.strategy.growth import counts_of, most_workers, wider_plans
-from training.strategy.model import Basis, Machine, Work
-from training.strategy.weigh import Weighed, alone_samples_per_s, best_count, value_of, weigh
+from training.strategy.choose import Choice
+from training.strategy.decide import Asked, Decision, decide, decided, situation_of, weighed_for
+from training.strategy.describe import basis_of, needs, refusal
+from training.strategy.growth import least_that_can, most_workers, wider_plans
+from training.strategy.model import Machine
+from training.strategy.weigh import Weighed, alone_samples_per_s, best_count, value_of
 from training.strategy.work import Nodes, bounds, machines_of, steps_of, work_of
 
 
@@ -30,71 +28,52 @@ def plan_job(
 
     `nodes` are those that could take workers; without any, as many as the job asks for are assumed, all alike. A job
     that names its strategy and finds a single node free begins there, and grows when others are; one that does not has
-    in `wider` how it goes on when others are. `draw` makes the chooser try something new now and then; without it the
-    best is taken. Raises InvalidInputError (STRATEGY_REFUSED) when the strategy that the job names, or every one,
-    cannot be used, with the reason.
+    in `wider` how it goes on when others are, and one that those free cannot train says for how many it waits. `draw`
+    makes the chooser try something new now and then; without it the best is taken. Raises InvalidInputError
+    (STRATEGY_REFUSED) when the strategy that the job names, or every one, cannot be used, with the reason.
     """
+    asked = Asked(spec, analysis, work_of(spec, analysis), qtable.from_proto(table))
     least, most = bounds(spec)
-    named = spec.strategy if spec.strategy in STRATEGIES else 0
     machines = machines_of(nodes, most)
-    if named and len(machines) == 1 and least == 1:
+    if asked.named and len(machines) == 1 and least == 1:
         machines *= most
-    work = work_of(spec, analysis)
-    weighed = weigh(work, machines, analysis.basis, least, most)
-    known = qtable.from_proto(table)
-    trip_s = analysis.basis.network.round_trip_s
-    here = situation(analysis.profile.parameters, analysis.samples, len(machines), trip_s)
-    choice = _named(named, weighed, work, machines, analysis.basis, least, most) if named else None
-    choice = choice or choose(weighed, known, here, draw)
-    if choice is None or (named and not choice.weighed.usable):
-        raise refusal(named, weighed)
-    return _plan(spec, analysis, work, machines, weighed, choice, known, here)
+    weighed = weighed_for(asked, machines)
+    made = _named(asked, machines, weighed) if asked.named else decide(asked, machines, weighed, draw)
+    if made is not None and made.choice.weighed.usable:
+        return _plan(asked, machines, made)
+    if (later := least_that_can(asked, machines)) is None:
+        raise refusal(asked.named, weighed)
+    plan = _plan(asked, *later)
+    plan.from_workers = later[1].workers
+    plan.reason += f"; on the {len(machines)} free now: {refusal(0, weighed).message}"
+    return plan
 
 
-def _named(
-    named: int, weighed: Sequence[Weighed], work: Work, machines: Sequence[Machine], basis: Basis, least: int, most: int
-) -> Choice | None:
+def _named(asked: Asked, machines: Sequence[Machine], weighed: Sequence[Weighed]) -> Decision:
     """The strategy that the job names, with as many workers as it may have and can use: the job knows why."""
-    alone = alone_samples_per_s(work, machines, basis)
+    least, most = bounds(asked.spec)
+    alone = alone_samples_per_s(asked.work, machines, asked.basis)
+    found = next(one for one in weighed if one.strategy == asked.named)
     for count in range(min(most, len(machines)), least - 1, -1):
-        tried = best_count(named, work, machines, basis, count, count)
+        tried = best_count(asked.named, asked.work, machines, asked.basis, count, count)
         if tried.usable:
-            return Choice(Weighed(tried.estimate, value_of(tried.estimate, work, alone)), tried.value, 0)
-    found = next(one for one in weighed if one.strategy == named)
-    return Choice(found, found.value, 0)
+            found = Weighed(tried.estimate, value_of(tried.estimate, asked.work, alone))
+            break
+    return Decision(Choice(found, found.value, 0), weighed, situation_of(asked, len(machines)))
 
 
-def _plan(
-    spec: training_pb2.JobSpec,
-    analysis: Analysis,
-    work: Work,
-    machines: Sequence[Machine],
-    weighed: Sequence[Weighed],
-    choice: Choice,
-    known: Table,
-    here: str,
-) -> training_pb2.JobPlan:
-    chosen = choice.weighed.estimate
-    defaults, computed = needs(spec, analysis, chosen)
-    gpu_bytes = spec.resources.gpu_memory_bytes or computed.gpu_memory_bytes
-    workers = most_workers(spec, chosen, work, machines, analysis.basis)
-    return training_pb2.JobPlan(
-        strategy=training_pb2.Strategy.ValueType(chosen.strategy),
-        reason=why(choice, weighed, known, "" if spec.strategy in STRATEGIES else here),
+def _plan(asked: Asked, machines: Sequence[Machine], made: Decision) -> training_pb2.JobPlan:
+    spec, analysis, chosen = asked.spec, asked.analysis, made.choice.weighed.estimate
+    defaults, _ = needs(spec, analysis, chosen)
+    plan = training_pb2.JobPlan(
         model=analysis.profile,
         samples=analysis.samples,
         holdout=analysis.holdout,
         steps=steps_of(spec, analysis.samples, chosen.strategy),
-        workers=workers,
-        counts=counts_of(spec, chosen.strategy, work, workers),
-        memory_bytes=spec.resources.memory_bytes or computed.memory_bytes,
-        gpu_memory_bytes=gpu_bytes if work.gpu else 0,
-        options=options(weighed, choice, known, here),
-        situation=here,
-        explored=choice.explored,
         defaults=defaults,
-        computed=computed,
         basis=basis_of(analysis.basis, len(machines)),
-        alone_samples_per_s=alone_samples_per_s(work, machines, analysis.basis),
-        wider=wider_plans(spec, analysis, work, machines, choice, known),
+        alone_samples_per_s=alone_samples_per_s(asked.work, machines, analysis.basis),
+        wider=wider_plans(asked, machines, made),
     )
+    plan.MergeFrom(decided(asked, made, most_workers(asked, chosen, machines)))
+    return plan

@@ -1137,7 +1137,9 @@ class JobPlan(_message.Message):
     measured against.
     """
     from_workers: _builtins.int
-    """Of a plan in `wider`: fewest workers that an attempt begins with by it."""
+    """Fewest workers that an attempt begins with: of a plan in `wider`, and of one that fewer nodes could not carry out, as
+    the model takes more memory than they have. 0 otherwise.
+    """
     @_builtins.property
     def model(self) -> Global___ModelProfile:
         """What the model is."""

@@ -10,7 +10,7 @@ from coordinator.training import record
 from coordinator.training.needs import fitting, least_workers
 from coordinator.training.schedule import Offer
 from coordinator.training.widening import widened, widest
-from tests.unit.coordinator.training.world import SECOND, World, growing, node, spec
+from tests.unit.coordinator.training.world import SECOND, World, growing, node, plan_of, spec
 
 SINGLE, DDP = training_pb2.STRATEGY_SINGLE, training_pb2.STRATEGY_DDP
 TENSOR, PIPELINE = training_pb2.STRATEGY_TENSOR, training_pb2.STRATEGY_PIPELINE
@@ -154,3 +154,23 @@ def test_what_plans_have_in_common_stays() -> None:
     assert (found.steps, found.samples, found.basis.nodes, found.basis.latency_s) == (9, 5, 2, 0.5)
     assert [one.strategy for one in found.options] == [DDP]
     assert (found.explored, list(found.counts), list(found.wider)) == (False, [], [])
+
+
+def test_a_plan_that_needs_more_nodes_than_are_free_waits_for_them_at_the_start_and_after_a_loss() -> None:
+    made = World({"a": node("a")})
+    asked = spec(least=1, most=3)
+    plan = plan_of(asked)
+    plan.workers, plan.from_workers = 3, 2
+    made.plans[made.submit(asked)] = plan
+    made.go_on(6)
+    assert made.job().phase == record.QUEUED
+    assert "waits for 2 workers, there is room for 1" in made.job().reason
+    made.nodes = {**made.nodes, "b": node("b")}
+    made.go_on(6)
+    assert len(made.job().attempt.workers) == 2
+    made.die("b")
+    made.go_on(20)
+    assert made.job().phase == record.QUEUED, "one alone has not the memory"
+    made.come_back("b")
+    made.go_on(40)
+    assert made.job().state == record.SUCCEEDED

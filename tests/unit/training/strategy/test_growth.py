@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aimesh.training.v1 import training_pb2
 from meshkit import qtable
+from meshkit.errors import InvalidInputError
 from tests.unit.training.strategy.makers import analysis, basis, nodes, spec
 from training.plan.explain import explain
 from training.strategy.growth import MOST_WIDER
@@ -35,6 +37,21 @@ def test_where_more_do_not_help_there_are_none() -> None:
     assert not plan_job(spec(most=4), slow, nodes(1), EMPTY).wider
     assert not plan_job(spec(most=1), FAST, nodes(1), EMPTY).wider
     assert not plan_job(spec(most=4), FAST, [], EMPTY).wider, "without nodes all that it may have are taken to be there"
+
+
+def test_a_job_that_no_single_free_node_can_train_waits_for_as_many_as_can() -> None:
+    large = analysis(width=4096, basis=basis(bandwidth=1e11))
+    whole = plan_job(spec(most=4), large, nodes(1), EMPTY).memory_bytes
+    small = [training_pb2.Worker(node="n", memory_bytes=int(whole * 0.9))]
+    plan = plan_job(spec(most=4), large, small, EMPTY)
+    assert plan.from_workers >= 2
+    assert plan.strategy != SINGLE
+    assert plan.memory_bytes <= small[0].memory_bytes
+    assert plan.situation == plan_job(spec(most=4), large, small * plan.from_workers, EMPTY).situation
+    assert "on the 1 free now: no strategy can be used" in plan.reason
+    for asked in (spec(most=1), spec(most=4, strategy=SINGLE), spec(least=2, most=4)):
+        with pytest.raises(InvalidInputError):
+            plan_job(asked, large, small, EMPTY)
 
 
 def test_a_job_that_has_no_choice_has_none() -> None:
