@@ -30,6 +30,6 @@ def widened(job: training_pb2.Job, place: int) -> training_pb2.Job:
     for own in ("wider", "options", "computed", "counts", "explored"):
         made.plan.ClearField(own)
     made.plan.MergeFrom(chosen)
-    made.plan.ClearField("from_workers")
+    made.plan.from_workers = job.plan.from_workers  # with fewer than that it cannot be trained
     made.plan.wider.extend(job.plan.wider[place + 1 :])
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import nn
 
 from meshkit.errors import InvalidInputError
@@ -74,9 +75,18 @@ def units_of(parts: Parts, model: nn.Module) -> tuple[int, int]:
 
 
 def unsharded(model: nn.Module) -> str:
-    """Why FSDP cannot share a model out, which has no halves of a parameter without a dimension; empty when it can."""
+    """Why FSDP cannot share a model out; empty when it can.
+
+    There are no halves of a parameter without a dimension, and a piece's parameters become one buffer of one type.
+    """
     scalars = [name for name, one in model.named_parameters() if not one.dim()]
-    return f"parameter {scalars[0]} has no dimension to be cut along: give it the shape [1]" if scalars else ""
+    if scalars:
+        return f"parameter {scalars[0]} has no dimension to be cut along: give it the shape [1]"
+    first: dict[torch.dtype, str] = {}
+    for name, one in model.named_parameters():
+        first.setdefault(one.dtype, name)
+    kinds = ", ".join(f"{name} is {str(dtype).removeprefix('torch.')}" for dtype, name in first.items())
+    return f"parameters must be of one type: {kinds}" if len(first) > 1 else ""
 
 
 def _flat(prefix: str, module: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:

@@ -121,3 +121,8 @@ def test_a_parameter_without_a_dimension_is_not_shared_out() -> None:
     assert not unsharded(model)
     model.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))
     assert unsharded(model).startswith("parameter scale has no dimension")
+
+
+def test_parameters_of_two_types_are_not_shared_out() -> None:
+    model = nn.Sequential(nn.Linear(2, 2).bfloat16(), nn.LayerNorm(2))
+    assert unsharded(model) == "parameters must be of one type: 0.weight is bfloat16, 1.weight is float32"
