@@ -23,6 +23,7 @@ from training.federated.population import has_own_data
 from training.federated.service import federated_server
 from training.federated.underway import Closed
 from training.process import Process, run
+from training.run.disk import is_full
 from training.run.finish import evaluate, results
 from training.run.group import Group
 from training.run.watch import DEFAULT_LIMIT_S
@@ -86,10 +87,7 @@ async def _round(run: Run) -> bool:
         _check_patience(run, overdue_s)
         await run.rounds.changes.wait(_LOOK_S)
     closed = await run.rounds.close()
-    written = await asyncio.to_thread(state.write, process.folder.checkpoints, closed.state)
-    process.events.checkpoint(
-        closed.state.round, written, attempt=process.task.attempt, world_size=len(process.task.workers) or 1
-    )
+    await _keep(process, closed.state)
     seconds = time.monotonic() - (desk.started_s or began)
     if closed.state.round >= run.course.steps:
         _last(run, closed.state)
@@ -98,6 +96,20 @@ async def _round(run: Run) -> bool:
     measured = await asyncio.to_thread(_measure, run, closed)
     _say(run, closed, measured, seconds)
     return True
+
+
+async def _keep(process: Process, made: state.Global) -> None:
+    """Writes a round's checkpoint. Where the disk has no room it says so and goes on: the next may have room again."""
+    try:
+        written = await asyncio.to_thread(state.write, process.folder.checkpoints, made)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        process.events.no_checkpoint(f"the aggregator's disk is full: {error}")
+        return
+    process.events.checkpoint(
+        made.round, written, attempt=process.task.attempt, world_size=len(process.task.workers) or 1
+    )
 
 
 def _lacking(run: Run) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,23 +54,41 @@ def fresh(model: Tensors, trained: Sequence[str], settings: Settings) -> Global:
 
 
 def write(folder: Path, state: Global) -> dict[str, int]:
-    """Writes a state as folder/<round>, on the disk when it returns. Gives the files' bytes by name. Raises OSError."""
-    from safetensors.numpy import save_file
+    """Writes a state as folder/<round>, on the disk when it returns. Gives the files' bytes by name.
 
+    Raises OSError, for a full disk too: then nothing of it is left.
+    """
     place, making = folder / str(state.round), folder / f".{state.round}"
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
+    try:
+        _fill(making, state)
+        shutil.rmtree(place, ignore_errors=True)  # of an aggregator that died before it said so
+        making.rename(place)
+    except OSError:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    sync_directory(folder)
+    return {name: (place / name).stat().st_size for name in (TENSORS, FACTS)}
+
+
+def _fill(making: Path, state: Global) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
     tensors = {**state.model, **{CONTROL + name: array for name, array in state.control.items()}}
-    save_file({name: array.copy() for name, array in tensors.items()}, making / TENSORS)
+    try:
+        save_file({name: array.copy() for name, array in tensors.items()}, making / TENSORS)
+    except SafetensorError as error:
+        if of_disk := re.search(r"os error (\d+)", str(error)):
+            number = int(of_disk[1])
+            raise OSError(number, os.strerror(number), str(making / TENSORS)) from None
+        raise
     (making / FACTS).write_text(json.dumps(_facts(state)))
     for name in (TENSORS, FACTS):
         with (making / name).open("rb") as file:
             sync(file.fileno())
     sync_directory(making)
-    shutil.rmtree(place, ignore_errors=True)  # of an aggregator that died before it said so
-    making.rename(place)
-    sync_directory(folder)
-    return {name: (place / name).stat().st_size for name in (TENSORS, FACTS)}
 
 
 def read(folder: Path, begun: Global) -> Global:

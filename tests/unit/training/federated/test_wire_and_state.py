@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from training.federated.state import Global, read, write
 from training.federated.updates import Lengths
 from training.federated.variates import Variates
 from training.federated.wire import SENT_BYTES, Gathered, Reader, layout_of, parts_of
+from training.run.disk import is_full
 
 _SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
 _FINITE = {"allow_nan": False, "allow_infinity": False}
@@ -76,6 +79,19 @@ def test_a_checkpoint_says_all_that_the_next_round_goes_by(tmp_path: Path) -> No
     np.testing.assert_array_equal(again.model["a"], STATE.model["a"])
     np.testing.assert_array_equal(again.control["a"], STATE.control["a"])
     assert write(tmp_path, STATE) == files, "one that died before it said so is written again"
+
+
+def test_a_checkpoint_for_which_there_is_no_room_leaves_nothing_and_those_before_stay(tmp_path: Path) -> None:
+    write(tmp_path, STATE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(OSError, match=r"model\.safetensors") as refused:
+            write(tmp_path, replace(STATE, round=STATE.round + 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert is_full(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == [str(STATE.round)]
 
 
 def test_a_checkpoint_of_another_model_or_damaged_is_refused(tmp_path: Path) -> None:
