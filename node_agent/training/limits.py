@@ -126,6 +126,7 @@ class Halt:
     """How long a process has been stopped (SIGSTOP), going by looks at it. One that is debugged does not count."""
 
     _since_s: float | None = None
+    _used_s: float = 0.0
 
     @property
     def seen(self) -> bool:
@@ -133,10 +134,16 @@ class Halt:
         return self._since_s is not None
 
     def lasts_s(self, process: psutil.Process, now_s: float) -> float:
-        """Seconds between the first of the looks that found it stopped, one after the other, and this one."""
+        """Seconds between the first of the looks that found it stopped, one after the other, and this one.
+
+        One that used processor time in between was let go on.
+        """
         with contextlib.suppress(psutil.Error):
             if process.status() == psutil.STATUS_STOPPED:
-                self._since_s = now_s if self._since_s is None else self._since_s
+                times = process.cpu_times()
+                used_s = times.user + times.system
+                if self._since_s is None or used_s != self._used_s:
+                    self._since_s, self._used_s = now_s, used_s
                 return now_s - self._since_s
         self._since_s = None
         return 0.0
