@@ -17,12 +17,12 @@ from meshkit import chunks
 from meshkit.backoff import Backoff
 from meshkit.errors import AimeshError, DataLossError, ExhaustedError, NotFoundError, UnavailableError
 from meshkit.failpoints import failpoint
+from meshkit.threads import uninterrupted
 from meshkit.tls import TlsSettings
 from node_agent.bandwidth import Limit
 from node_agent.links import Links, Traffic
 from node_agent.store import ModelStore
 from node_agent.swarm import Site, Swarm, complain
-from node_agent.threads import uninterrupted
 
 log = structlog.get_logger()
 

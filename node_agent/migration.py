@@ -21,8 +21,8 @@ import structlog
 from aimesh.registry.v1 import registry_pb2
 from meshkit.errors import DeadlineError, PreconditionError
 from meshkit.files import write_atomically
+from meshkit.threads import uninterrupted
 from meshkit.versions import version_digest
-from node_agent.threads import uninterrupted
 
 log = structlog.get_logger()
 

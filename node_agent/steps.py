@@ -12,6 +12,7 @@ from aimesh.registry.v1 import registry_pb2
 from meshkit.errors import AimeshError, DataLossError, InvalidInputError, UnavailableError
 from meshkit.failpoints import failpoint
 from meshkit.process import ProcessId
+from meshkit.threads import uninterrupted
 from node_agent.adoption import AdoptedModel, find_models, find_started, startable
 from node_agent.cgroup import read_oom_kills
 from node_agent.fetch import Fetcher
@@ -26,7 +27,6 @@ from node_agent.selfrequest import test_model
 from node_agent.served import Served, ServedRecord, environment
 from node_agent.settings import AgentSettings
 from node_agent.signature import check_loaded
-from node_agent.threads import uninterrupted
 from node_agent.triton.server import InferenceServer
 from node_agent.triton.stubs import StubWatch
 from node_agent.trust import TrustRecord

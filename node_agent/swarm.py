@@ -20,9 +20,9 @@ from aimesh.registry.v1 import registry_pb2
 from meshkit import chunks
 from meshkit.backoff import Backoff
 from meshkit.errors import AimeshError, DataLossError, NotFoundError, UnavailableError
+from meshkit.threads import uninterrupted
 from node_agent.links import Links
 from node_agent.partial import Partial
-from node_agent.threads import uninterrupted
 from node_agent.wants import LIAR_S, SILENT_S, Wants
 
 log = structlog.get_logger()

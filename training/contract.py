@@ -117,7 +117,10 @@ class EventWriter:
     def __init__(self, folder: Path) -> None:
         self._unwritten: deque[bytes] = deque()
         self._one_writes = threading.Lock()
-        self._file = os.open(Folder(folder).events, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._file = os.open(Folder(folder).events, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":  # of a process that died while it wrote
+            self._unwritten.append(b"\n")
 
     def write(self, event: training_pb2.WorkerEvent) -> None:
         """Appends one event, with the time now unless it has one. Raises OSError, but not for a full disk."""

@@ -82,6 +82,7 @@ class Process:
     def stalled(self, gone_s: float) -> None:
         """Writes the event of code that did not come back, and ends the process."""
         self.events.error(stall_error(gone_s, self.place, self.folder.code), may_retry=False)
+        self.events.settled(_LAST_WORD_S)
         end_stalled()
 
 

@@ -31,6 +31,11 @@ from coordinator.training.schedule import Offer
 from coordinator.training.seen import Move, Seen
 from coordinator.training.widening import widest
 
+MOST_UNFIT = 32
+"""Nodes that a job leaves out: its record has them all."""
+MOST_SAID = 500
+"""Characters of what was wrong with one."""
+
 
 def begin(job: training_pb2.Job, found: Offer, seen: Seen, reason: str) -> training_pb2.Job:
     """The record of a job with its next attempt, which nobody trains in before all are ready."""
@@ -49,9 +54,8 @@ def begin(job: training_pb2.Job, found: Offer, seen: Seen, reason: str) -> train
             resume=made.checkpoint if made.HasField("checkpoint") else None,
         )
     )
-    known = set(job.nodes) - ({worker.node for worker in job.attempt.workers if worker.newcomer and not job.attempt.go})
     for worker in made.attempt.workers:
-        worker.newcomer = job.HasField("started_at") and worker.node not in known
+        worker.newcomer = job.HasField("started_at") and worker.node not in job.trained_on
     made.nodes[:] = remembered(nodes_of(made), list(job.nodes))
     return made
 
@@ -131,17 +135,22 @@ def brought_back(job: training_pb2.Job, seen: Seen, loss: Loss) -> Move:
     return Move(entered(made, QUEUED, seen.now_ns, f"{loss.error}; {found.reason}"))
 
 
-def without(job: training_pb2.Job, seen: Seen, unfit: Mapping[str, str]) -> training_pb2.Job:
-    """The record of a job that goes on without nodes that had just joined it; `unfit` says why, by node.
+def without(job: training_pb2.Job, seen: Seen, losses: Mapping[str, Loss]) -> training_pb2.Job | None:
+    """The record of a job that goes on without nodes that had just joined it; `losses` says why, by node.
 
-    It trained before they came, so they cost it no restart.
+    It trained before they came, so they cost it no restart. None when it has no other nodes and another try on these
+    could go better, or when it has left out as many as it may: then it is a loss as any.
     """
     made = copy(job)
-    made.unfit.update(unfit)
-    reason = f"goes on without {'; '.join(unfit.values())}"
+    made.unfit.update({node: loss.error[:MOST_SAID] for node, loss in losses.items()})
+    if len(made.unfit) > MOST_UNFIT:
+        return None
+    reason = f"goes on without {'; '.join(loss.error for loss in losses.values())}"
     made, found = widest(made, seen.offer)
     if found.workers:
         return begin(made, found, seen, reason)
+    if any(loss.may_retry for loss in losses.values()):
+        return None
     return entered(made, QUEUED, seen.now_ns, f"{reason}; {found.reason}")
 
 

@@ -174,12 +174,17 @@ def _hold(job: training_pb2.Job, workers: Sequence[training_pb2.Worker], rooms: 
 def _hold_more(job: training_pb2.Job, rooms: Rooms) -> None:
     """Takes the places that a job which is about to go on will have beside those that it still has: it may have stopped
     for them, and of several jobs that could use a node one is to stop for it."""
-    has = {worker.node for worker in job.attempt.workers}
+    has = {_place(worker) for worker in job.attempt.workers}
     wide, found = widest(job, lambda wanted: offer(wanted, rooms))
     held = copy(wide)
     held.id, held.phase = f"held beside {job.id}", PREPARING
-    held.attempt.CopyFrom(training_pb2.Attempt(workers=[worker for worker in found.workers if worker.node not in has]))
+    held.attempt.CopyFrom(training_pb2.Attempt(workers=[each for each in found.workers if _place(each) not in has]))
+    rooms.occupy(job)  # by the plan that its workers still run by
     rooms.occupy(held)
+
+
+def _place(worker: training_pb2.Worker) -> tuple[str, tuple[int, ...]]:
+    return worker.node, tuple(worker.gpus)
 
 
 def _planned_elsewhere(state: State, job: training_pb2.Job) -> bool:
@@ -196,7 +201,7 @@ def _late(state: State, job: training_pb2.Job) -> list[training_pb2.TaskStatus]:
     return [
         status
         for node_id in nodes
-        if node_id in state.nodes and node_id not in job.unfit
+        if node_id in state.nodes and node_id in job.trained_on  # of others the next attempt finds out what is wrong
         for status in state.nodes[node_id].report.tasks
         if (status.job, status.attempt, status.kind) == (job.id, job.attempt.number - 1, TRAIN)
         and status.state == FAILED

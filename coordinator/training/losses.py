@@ -16,8 +16,6 @@ SUCCEEDED = training_pb2.TASK_STATE_SUCCEEDED
 FAILED = training_pb2.TASK_STATE_FAILED
 LOST_ANOTHER = "another worker was lost"
 """In what a worker says that ends for the loss of another: training/run/reporting.py."""
-MOST_SAID = 500
-"""Characters of what made a node unfit, which the record keeps."""
 CAUSE_S = 0.3
 """So long is waited for that other one's end: its agent says it a moment after those who lost it."""
 
@@ -61,16 +59,16 @@ def fatal_of(job: training_pb2.Job, statuses: Statuses) -> Loss | None:
     return Loss(said(job, fatal[0]), may_retry=False) if fatal else None
 
 
-def unfit(job: training_pb2.Job, statuses: Statuses) -> dict[str, str]:
-    """The nodes on which an attempt can never be got ready, though the job has trained on others: why, by node.
+def strangers(job: training_pb2.Job, statuses: Statuses, away: Mapping[int, str]) -> dict[str, Loss]:
+    """Why an attempt is not got ready, by node, where only such nodes are to blame on which the job never was ready.
 
-    None when a node fails on which it has trained: then it is the job.
+    None when one is lost on which it was: then it is the job, or a loss as any.
     """
-    fatal = [each for each in _failed(statuses) if not each.may_retry]
+    lost = {rank: Loss(f"{where(job, rank)}: {why}", may_retry=True) for rank, why in away.items()}
+    lost |= {each.rank: Loss(said(job, each), each.may_retry) for each in reversed(_failed(statuses))}
     workers = job.attempt.workers
-    if not all(workers[each.rank].newcomer for each in fatal):
-        return {}
-    return {workers[each.rank].node: said(job, each)[:MOST_SAID] for each in reversed(fatal)}
+    known = all(workers[rank].newcomer for rank in lost)
+    return {workers[rank].node: loss for rank, loss in sorted(lost.items())} if known else {}
 
 
 def left(job: training_pb2.Job, statuses: Statuses) -> str:

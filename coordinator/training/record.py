@@ -133,9 +133,9 @@ def waited_s(job: training_pb2.Job, now_ns: int) -> float:
     return max(0, now_ns - job.waiting_since.ToNanoseconds()) / 1e9
 
 
-def remembered(nodes: list[str], before: list[str]) -> list[str]:
+def remembered(nodes: list[str], before: list[str], at_most: int = MOST_NODES) -> list[str]:
     """The nodes that ran a worker, newest first, each once."""
-    return list(dict.fromkeys([*nodes, *before]))[:MOST_NODES]
+    return list(dict.fromkeys([*nodes, *before]))[:at_most]
 
 
 def seconds(length: duration_pb2.Duration) -> float:

@@ -27,6 +27,7 @@ STOP_MOST_S = 180.0
 """How long workers may take to write a checkpoint and stop, and their agents to copy it: agents end them sooner."""
 GROW_REST_S = 5.0
 """An attempt younger than this is not ended for more workers: nodes may come one after the other."""
+_GROWS = "goes on with"
 _S = 10**9
 _ENDED = (STOPPED, SUCCEEDED, FAILED)
 
@@ -59,9 +60,13 @@ def _at_checkpoint(job: training_pb2.Job, seen: Seen, whole: training_pb2.Checkp
     can, has = len(found.workers), len(job.attempt.workers)
     if can <= has:
         return made
+    return stopping(made, seen.now_ns, _grows(job, wide, can))
+
+
+def _grows(job: training_pb2.Job, wide: training_pb2.Job, workers: int) -> str:
     now, then = strategy_word(job.plan.strategy), strategy_word(wide.plan.strategy)
     other = f", {then} in place of {now}" if then != now else ""
-    return stopping(made, seen.now_ns, f"goes on with {can} workers in place of {has}{other}")
+    return f"{_GROWS} {workers} workers in place of {len(job.attempt.workers)}{other}"
 
 
 def until_stopped(job: training_pb2.Job, seen: Seen) -> Move | training_pb2.Job | None:
@@ -88,7 +93,8 @@ def until_stopped(job: training_pb2.Job, seen: Seen) -> Move | training_pb2.Job 
         return released(made, seen.now_ns)
     made, found = widest(made, seen.offer)
     if found.workers:
-        return begin(made, found, seen, made.reason)
+        grew = len(found.workers) > len(job.attempt.workers) or not job.reason.startswith(_GROWS)
+        return begin(made, found, seen, job.reason if grew else "the nodes that it stopped for are gone")
     return entered(made, QUEUED, seen.now_ns, f"{made.reason}; {found.reason}")
 
 

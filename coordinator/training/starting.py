@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from aimesh.training.v1 import training_pb2
 from coordinator.training.attempts import begin, brought_back, gives_way, released, without
-from coordinator.training.losses import FAILED, READY, SUCCEEDED, Loss, left, loss_of, unfit, where
+from coordinator.training.checkpoints import nodes_of
+from coordinator.training.losses import FAILED, READY, SUCCEEDED, Loss, left, loss_of, strangers, where
 from coordinator.training.record import (
+    MOST_NODES,
     PLANNING,
     QUEUED,
     TRAINING,
@@ -14,6 +16,7 @@ from coordinator.training.record import (
     failed,
     in_phase_s,
     is_federated,
+    remembered,
     timestamp,
     told,
 )
@@ -77,8 +80,9 @@ def preparing(job: training_pb2.Job, seen: Seen) -> Move | training_pb2.Job | No
         first = min(seen.late, key=lambda status: status.failed_at.ToNanoseconds())
         error = f"rank {first.rank} of attempt {first.attempt}: {first.message}"
         return failed(job, seen.now_ns, error)
-    if strangers := unfit(job, seen.statuses):
-        return without(job, seen, strangers)
+    joined = strangers(job, seen.statuses, seen.away)
+    if joined and (made := without(job, seen, joined)) is not None:
+        return made
     if (loss := loss_of(job, seen.statuses, seen.away, seen.now_ns)) is not None:
         return brought_back(job, seen, loss)
     if seen.evict or left(job, seen.statuses):
@@ -99,6 +103,8 @@ def _go(job: training_pb2.Job, seen: Seen) -> training_pb2.Job:
         made.attempt.rendezvous = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     if not made.HasField("started_at"):
         made.started_at.CopyFrom(timestamp(seen.now_ns))
+    here = nodes_of(made)
+    made.trained_on[:] = remembered(here, list(made.trained_on), at_most=max(MOST_NODES, len(here)))
     return made
 
 

@@ -14,8 +14,8 @@ from aimesh.registry.v1 import registry_pb2
 from aimesh.training.v1 import training_pb2
 from meshkit.chunks import digests_of
 from meshkit.errors import AimeshError, DataLossError, NotFoundError
+from meshkit.threads import uninterrupted
 from node_agent.store import ModelStore
-from node_agent.threads import uninterrupted
 from node_agent.training.folder import Folder, checked_path
 from node_agent.training.needs import blobs_of
 from node_agent.training.state import TaskState
@@ -109,7 +109,7 @@ def sweep(folder: Folder, upto: int, kept: Collection[int]) -> None:
     Blocks on the disk.
     """
     found: list[Path] = []
-    with suppress(FileNotFoundError):  # none was written yet, or they are cleared away
+    with suppress(OSError):  # none was written yet, or they are cleared away; the next look tries again
         found = list(folder.checkpoints.iterdir())
     for path in found:
         if path.name.isdecimal() and int(path.name) <= upto and int(path.name) not in kept:

@@ -13,9 +13,9 @@ import structlog
 from aimesh.training.v1 import training_pb2
 from meshkit.backoff import Backoff
 from meshkit.errors import AimeshError, InvalidInputError, NotFoundError, PreconditionError
+from meshkit.threads import uninterrupted
 from node_agent.fetch import Fetcher
 from node_agent.store import ModelStore, link_or_copy
-from node_agent.threads import uninterrupted
 from node_agent.training.folder import Folder
 from node_agent.training.needs import Need, needs_of, resume_of
 from node_agent.training.unpack import MOST_BYTES, unpack

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from node_agent.threads import uninterrupted
+from meshkit.threads import uninterrupted
 from node_agent.training.folder import TRAINING, TaskKey
 from node_agent.training.retention import Retention
 from node_agent.training.state import TaskState

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from aimesh.training.v1 import training_pb2
-from node_agent.threads import uninterrupted
+from meshkit.threads import uninterrupted
 from node_agent.training.folder import Folder
 from node_agent.training.state import TaskState, write
 from node_agent.training.tools import Tools

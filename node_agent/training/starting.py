@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from aimesh.training.v1 import training_pb2
-from node_agent.threads import uninterrupted
+from meshkit.threads import uninterrupted
 from node_agent.training.clients import share
 from node_agent.training.concluding import log_text, lost
 from node_agent.training.heard import Heard, Said

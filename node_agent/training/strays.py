@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +52,8 @@ def _end_stray(process: ProcessId) -> None:
     elif process.alive():
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
+        while process.alive():
+            time.sleep(0.01)
 
 
 def _group(pid: int) -> int:

@@ -16,8 +16,8 @@ import structlog
 
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import InvalidInputError
+from meshkit.threads import uninterrupted
 from node_agent.store import ModelStore
-from node_agent.threads import uninterrupted
 from node_agent.training.folder import Folder, TaskKey
 from node_agent.training.holding import Pins
 from node_agent.training.needs import digests_of

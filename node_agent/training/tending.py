@@ -12,7 +12,7 @@ import structlog
 
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import AimeshError
-from node_agent.threads import uninterrupted
+from meshkit.threads import uninterrupted
 from node_agent.training.work import TaskWork
 from node_agent.training.zygotes import Zygotes
 

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import torch
 
+from aimesh.training.v1 import training_pb2
 from meshkit.errors import UnavailableError
 from meshkit.tls import TlsSettings
 from training.federated import local, state
 from training.federated.beginning import Run, prepare
 from training.federated.population import has_own_data
 from training.federated.service import federated_server
+from training.federated.settings import Settings
 from training.federated.underway import Closed
 from training.process import Process, run
 from training.run.disk import is_full
@@ -87,7 +89,7 @@ async def _round(run: Run) -> bool:
         _check_patience(run, overdue_s)
         await run.rounds.changes.wait(_LOOK_S)
     closed = await run.rounds.close()
-    await _keep(process, closed.state)
+    await _keep(process, desk.settings, closed.state)
     seconds = time.monotonic() - (desk.started_s or began)
     if closed.state.round >= run.course.steps:
         _last(run, closed.state)
@@ -98,12 +100,15 @@ async def _round(run: Run) -> bool:
     return True
 
 
-async def _keep(process: Process, made: state.Global) -> None:
-    """Writes a round's checkpoint. Where the disk has no room it says so and goes on: the next may have room again."""
+async def _keep(process: Process, settings: Settings, made: state.Global) -> None:
+    """Writes a round's checkpoint. Where the disk has no room it says so and goes on: the next may have room again.
+
+    Not where rounds that are made again cost something: privacy, or the clients' variates, which go by what counted.
+    """
     try:
         written = await asyncio.to_thread(state.write, process.folder.checkpoints, made)
     except OSError as error:
-        if not is_full(error):
+        if not is_full(error) or settings.private or settings.aggregation == training_pb2.AGGREGATION_SCAFFOLD:
             raise
         process.events.no_checkpoint(f"the aggregator's disk is full: {error}")
         return

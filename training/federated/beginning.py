@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import nn
 
+from aimesh.training.v1 import training_pb2
 from meshkit.errors import InvalidInputError
 from training.building import build
 from training.data.order import Order, total_steps
@@ -56,9 +57,8 @@ def prepare(process: Process) -> Run:
     begun = state.fresh(local.travelling(model), trained, settings)
     if task.HasField("resume"):
         begun = _resumed(process, begun)
-    if settings.private and task.attempt > 1:
-        # A round that was lost with the last aggregator may have been seen by clients before its checkpoint had a copy.
-        begun = replace(begun, releases=begun.releases + 1)
+    if settings.private:
+        begun = replace(begun, releases=begun.releases + unrecorded(task))
     shutil.rmtree(folder.root / "updates", ignore_errors=True)
     desk = Desk(settings, begun, trained, folder.root / "updates", np.random.default_rng())
     nodes = [task.workers[rank].node if task.workers else "" for rank, mine in enumerate(ranges) for _ in mine]
@@ -71,6 +71,12 @@ def prepare(process: Process) -> Run:
         speeds=[0.0],
     )
     return Run(process, entry, model, course, FederatedRounds(desk, nodes))
+
+
+def unrecorded(task: training_pb2.TrainingTask) -> int:
+    """Most releases of a private job that no checkpoint counts: each attempt since the one that wrote the last may have
+    given out the round after it."""
+    return max(0, task.attempt - max(1, task.resume.attempt))
 
 
 def _resumed(process: Process, begun: state.Global) -> state.Global:

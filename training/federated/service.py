@@ -13,6 +13,7 @@ from aimesh.training.v1 import federated_pb2, federated_pb2_grpc
 from meshkit.auth import AuthInterceptor, check_speaks_for_node, identify
 from meshkit.errors import AimeshError, InvalidInputError, SupersededError, UnavailableError
 from meshkit.server import MeshServer
+from meshkit.threads import uninterrupted
 from meshkit.tls import TlsSettings, server_credentials
 from training.federated.evaluation import Evaluated, Evaluation
 from training.federated.rounds import Desk
@@ -170,6 +171,7 @@ class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
                     raise refused("an update has one header, and then parts")
                 self._check_still(incoming)
                 incoming.take(request.part)
+            self._check_still(incoming)  # or it would wait for a round's close to be told that it is over
             update = incoming.finish()
         except (AimeshError, OSError, asyncio.CancelledError):
             incoming.drop()
@@ -179,7 +181,7 @@ class FederatedRounds(federated_pb2_grpc.FederatedServiceServicer):
                 del self._coming[client]
         if sum(slot.bytes for slot in update.layout) <= PART_BYTES:  # sooner done than handed over
             return self._add(update)
-        return await asyncio.to_thread(self._add, update)
+        return await uninterrupted(self._add, update)
 
     def _check_still(self, incoming: Incoming) -> None:
         """Raises SupersededError when the update can no longer count: however slowly it comes, it does not stay."""

@@ -7,6 +7,9 @@ from pathlib import Path
 from meshkit.files import write_atomically
 from training.federated.wire import Array, Tensors
 
+KEPT = 4
+"""Newest rounds whose variates stay: so many may be made again after the aggregator's node is lost."""
+
 
 class Variates:
     """One file a client and round. The aggregator says after which round's a client goes on."""
@@ -30,15 +33,19 @@ class Variates:
         return found if same else dict(zeros)
 
     def save(self, client: int, number: int, counted: int, tensors: Tensors) -> None:
-        """Keeps the variate of a round whose update is about to be sent, beside the one that counts. Raises OSError."""
+        """Keeps the variate of a round whose update is about to be sent, beside the one that counts and some before.
+
+        Raises OSError.
+        """
         from safetensors.numpy import save
 
         path = self._path(client, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save({name: array.copy() for name, array in tensors.items()}))
-        for other in path.parent.glob("*.safetensors"):
-            if other.stem not in (str(number), str(counted)):
-                other.unlink(missing_ok=True)
+        rounds = sorted(int(other.stem) for other in path.parent.glob("*.safetensors"))
+        for old in rounds[:-KEPT]:
+            if old not in (number, counted):
+                self._path(client, old).unlink(missing_ok=True)
 
     def _path(self, client: int, number: int) -> Path:
         return self._folder / str(client) / f"{number}.safetensors"

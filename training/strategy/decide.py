@@ -12,9 +12,9 @@ from training.analyse.analysis import Analysis
 from training.analyse.classes import situation
 from training.plan.tensor import usable
 from training.strategy.choose import Choice, choose
-from training.strategy.cost import STRATEGIES
+from training.strategy.cost import STRATEGIES, estimate
 from training.strategy.describe import needs, options, why
-from training.strategy.model import Basis, Machine, Work
+from training.strategy.model import Basis, Estimate, Machine, Work
 from training.strategy.weigh import Weighed, weigh
 from training.strategy.work import bounds
 
@@ -86,10 +86,12 @@ def decide(
     return Decision(choice, weighed, here) if choice is not None else None
 
 
-def decided(asked: Asked, made: Decision, workers: int) -> training_pb2.JobPlan:
-    """What a plan says of a decision, by which a job has so many workers at most."""
+def decided(asked: Asked, machines: Sequence[Machine], made: Decision, workers: int) -> training_pb2.JobPlan:
+    """What a plan says of a decision for these nodes, by which a job has so many workers at most."""
     spec, here = asked.spec, made.situation
-    _, computed = needs(spec, asked.analysis, made.choice.weighed.estimate)
+    fewest = _fewest(asked, machines, made.choice.weighed.estimate)
+    _, computed = needs(spec, asked.analysis, fewest)
+    waits = fewest.workers > max(1, spec.resources.min_workers) and not spec.resources.memory_bytes
     gpu_bytes = spec.resources.gpu_memory_bytes or computed.gpu_memory_bytes
     return training_pb2.JobPlan(
         strategy=training_pb2.Strategy.ValueType(made.strategy),
@@ -102,7 +104,21 @@ def decided(asked: Asked, made: Decision, workers: int) -> training_pb2.JobPlan:
         situation=here,
         explored=made.choice.explored,
         computed=computed,
+        from_workers=fewest.workers if waits else 0,
     )
+
+
+def _fewest(asked: Asked, machines: Sequence[Machine], chosen: Estimate) -> Estimate:
+    """What a worker takes when the job is left with as few as these nodes let it go on with: it is given so much from
+    the start, as each takes more when fewer share the model. One that is alone trains as `single` does."""
+    least, _ = bounds(asked.spec)
+    smallest = sorted(machines, key=lambda machine: (machine.gpu_memory_bytes, machine.memory_bytes))
+    for count in range(least, chosen.workers) if asked.work.rounds is None else ():
+        strategy = chosen.strategy if count > 1 else training_pb2.STRATEGY_SINGLE
+        tried = estimate(strategy, asked.work, smallest[:count], asked.basis)
+        if not tried.refused:
+            return tried
+    return chosen
 
 
 def _counts(asked: Asked, strategy: int, most: int) -> list[int]:

@@ -79,7 +79,8 @@ def _with_more(asked: Asked, machines: Sequence[Machine]) -> Iterator[tuple[int,
 
 def _wider(asked: Asked, machines: Sequence[Machine], made: Decision) -> training_pb2.JobPlan:
     """What such a plan does not have in common with the first."""
-    plan = decided(asked, made, most_workers(asked, made.choice.weighed.estimate, machines))
+    there = _filled(machines, made.workers)
+    plan = decided(asked, there, made, most_workers(asked, made.choice.weighed.estimate, machines))
     chosen = [option for option in plan.options if option.strategy == made.strategy]
     del plan.options[:]
     plan.options.extend(chosen)

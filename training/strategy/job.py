@@ -44,7 +44,7 @@ def plan_job(
     if (later := least_that_can(asked, machines)) is None:
         raise refusal(asked.named, weighed)
     plan = _plan(asked, *later)
-    plan.from_workers = later[1].workers
+    plan.from_workers = plan.from_workers or later[1].workers
     plan.reason += f"; on the {len(machines)} free now: {refusal(0, weighed).message}"
     return plan
 
@@ -75,5 +75,5 @@ def _plan(asked: Asked, machines: Sequence[Machine], made: Decision) -> training
         alone_samples_per_s=alone_samples_per_s(asked.work, machines, analysis.basis),
         wider=wider_plans(asked, machines, made),
     )
-    plan.MergeFrom(decided(asked, made, most_workers(asked, chosen, machines)))
+    plan.MergeFrom(decided(asked, machines, made, most_workers(asked, chosen, machines)))
     return plan

@@ -852,6 +852,7 @@ class Job(_message.Message):
     RAN_FIELD_NUMBER: _builtins.int
     WAITING_SINCE_FIELD_NUMBER: _builtins.int
     UNFIT_FIELD_NUMBER: _builtins.int
+    TRAINED_ON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The spec's name, a dash and six characters."""
     state: Global___JobState.ValueType
@@ -930,9 +931,13 @@ class Job(_message.Message):
 
     @_builtins.property
     def unfit(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Nodes that joined it when it had trained elsewhere, and on which it can never be got ready: why, by node. They are not
-        given to it again until a person resumes it.
+        """Nodes that joined it when it had trained elsewhere, and on which it could not be got ready: why, by node, 32 at most.
+        They are not given to it again until a person resumes it.
         """
+
+    @_builtins.property
+    def trained_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes on which all was ready once, newest first: those of the newest such attempt, and 32 in all at most."""
 
     def __init__(
         self,
@@ -962,10 +967,11 @@ class Job(_message.Message):
         ran: _duration_pb2.Duration | None = ...,
         waiting_since: _timestamp_pb2.Timestamp | None = ...,
         unfit: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        trained_on: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "phase_at", b"phase_at", "plan", b"plan", "ran", b"ran", "spec", b"spec", "started_at", b"started_at", "waiting_since", b"waiting_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "failures", b"failures", "id", b"id", "lost_steps", b"lost_steps", "model", b"model", "nodes", b"nodes", "order", b"order", "phase", b"phase", "phase_at", b"phase_at", "plan", b"plan", "preemptions", b"preemptions", "ran", b"ran", "reason", b"reason", "results", b"results", "spec", b"spec", "started_at", b"started_at", "state", b"state", "step", b"step", "submitted_by", b"submitted_by", "unfit", b"unfit", "waiting_since", b"waiting_since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "failures", b"failures", "id", b"id", "lost_steps", b"lost_steps", "model", b"model", "nodes", b"nodes", "order", b"order", "phase", b"phase", "phase_at", b"phase_at", "plan", b"plan", "preemptions", b"preemptions", "ran", b"ran", "reason", b"reason", "results", b"results", "spec", b"spec", "started_at", b"started_at", "state", b"state", "step", b"step", "submitted_by", b"submitted_by", "trained_on", b"trained_on", "unfit", b"unfit", "waiting_since", b"waiting_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

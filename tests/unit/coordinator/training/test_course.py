@@ -268,6 +268,60 @@ def test_a_node_that_joins_and_is_not_fit_costs_the_job_nothing() -> None:
     assert (job.state, job.failures, job.lost_steps, job.attempt.number) == (record.SUCCEEDED, 0, 0, 3)
 
 
+def test_two_nodes_that_join_and_are_not_fit_are_left_out_one_after_the_other() -> None:
+    made = world("a", "b")
+    job_id = made.submit(spec(least=1, most=4, restarts=training_pb2.RestartBudget(failures=0)))
+    at_step(made, 5)
+    made.nodes |= {"c": node("c"), "d": node("d")}
+    until(made, record.STOPPING)
+    until(made, record.PREPARING)
+    made.agents()
+    made.fail("c", may_retry=False, message="torch 1.0 is too old")
+    made.lead()
+    made.fail("d", may_retry=False, message="torch 1.0 is too old")  # of the attempt before: it has not heard yet
+    made.lead()
+    assert made.job().phase == record.PREPARING
+    made.agents()
+    made.agents()
+    made.fail("d", may_retry=False, message="torch 1.0 is too old")
+    made.go_on(40)
+    job = made.job(job_id)
+    assert (job.state, job.failures, sorted(job.unfit)) == (record.SUCCEEDED, 0, ["c", "d"])
+
+
+def test_a_node_that_joins_and_is_lost_again_costs_the_job_nothing() -> None:
+    made = world("a", "b")
+    job_id = made.submit(spec(least=1, most=3, restarts=training_pb2.RestartBudget(failures=0)))
+    at_step(made, 5)
+    made.nodes["c"] = node("c")
+    until(made, record.STOPPING)
+    until(made, record.PREPARING)
+    made.agents()
+    made.fail("c", may_retry=True, message="[Errno 28] No space left on device")
+    made.go_on(40)
+    job = made.job(job_id)
+    assert (job.state, job.failures, job.attempt.number) == (record.SUCCEEDED, 0, 3)
+
+
+def test_a_node_is_a_newcomer_until_it_was_ready_once() -> None:
+    made = world("a", "b")
+    made.submit(spec(least=1, most=3))
+    at_step(made, 5)
+    made.nodes["c"] = node("c")
+    until(made, record.STOPPING)
+    until(made, record.PREPARING)
+    made.agents()
+    made.fail("c", may_retry=False, message="torch 1.0 is too old")
+    made.go_on(1)
+    made.write(paused(made.job(), ME))
+    made.go_on(4)
+    made.write(resumed(made.job(), ME))
+    until(made, record.PREPARING)
+    assert [worker.node for worker in made.job().attempt.workers if worker.newcomer] == ["c"]
+    made.go_on(3)
+    assert list(made.job().trained_on) == ["a", "b", "c"]
+
+
 def test_a_job_without_another_node_than_an_unfit_one_says_so_until_a_person_resumes_it() -> None:
     made = world("a")
     made.submit(spec(least=1))

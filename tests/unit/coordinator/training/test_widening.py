@@ -150,6 +150,9 @@ def test_what_plans_have_in_common_stays() -> None:
     wider.basis.nodes = 2
     wider.options.add(strategy=DDP, value=1.3)
     found = widened(training_pb2.Job(plan=plan), 0).plan
+    assert found.from_workers == 0
+    plan.from_workers, plan.wider[0].from_workers = 2, 4
+    assert widened(training_pb2.Job(plan=plan), 0).plan.from_workers == 2, "fewer cannot train it"
     assert (found.strategy, found.reason, found.workers, found.memory_bytes) == (DDP, "two", 4, 8)
     assert (found.steps, found.samples, found.basis.nodes, found.basis.latency_s) == (9, 5, 2, 0.5)
     assert [one.strategy for one in found.options] == [DDP]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from aimesh.training.v1 import federated_pb2
 from meshkit.errors import SupersededError
+from tests.processes import eventually
 from tests.unit.training.federated.support import MODEL, desk, update
 from training.federated.rounds import Desk
 from training.federated.service import FederatedRounds
@@ -53,15 +55,35 @@ async def test_a_client_that_goes_while_its_update_is_added_counts_whole(tmp_pat
     gone = asyncio.create_task(rounds.SendUpdate(requests(0, update(1.0, LARGE)), None))
     assert await asyncio.to_thread(slow.adding.wait, 20)
     gone.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await gone
     other = asyncio.create_task(rounds.SendUpdate(requests(1, update(2.0, LARGE)), None))
     slow.go_on.set()
     assert (await other).received == 2
+    with pytest.raises(asyncio.CancelledError):
+        await gone
     closed = await rounds.close()
     assert closed.clients == 2
     np.testing.assert_array_equal(closed.state.model["a"], np.full(PART_BYTES, 1.5, np.float32))
     assert not await asyncio.to_thread(lambda: list(tmp_path.iterdir())), "no update's file is left"
+
+
+async def test_a_client_that_goes_while_its_update_waits_for_a_thread_leaves_no_file(tmp_path: Path) -> None:
+    settings = desk(tmp_path, clients=2).settings
+    slow = Slow(settings, fresh(LARGE, list(LARGE), settings), list(LARGE), tmp_path, np.random.default_rng(0))
+    rounds = FederatedRounds(slow, ["", ""])
+    for client in range(2):
+        slow.take(client, 10, 0.0)
+    with ThreadPoolExecutor(1) as one:
+        asyncio.get_running_loop().set_default_executor(one)
+        calls = [asyncio.create_task(rounds.SendUpdate(requests(at, update(1.0, LARGE)), None)) for at in range(2)]
+        await eventually(slow.adding.is_set)
+        await eventually(lambda: not rounds._coming, what="both have come, and one waits for the thread")
+        calls[1].cancel()
+        await asyncio.sleep(0)
+        slow.go_on.set()
+        assert isinstance((await asyncio.gather(*calls, return_exceptions=True))[1], asyncio.CancelledError)
+        assert len(slow.taken) == 2
+        await rounds.close()
+        assert not await asyncio.to_thread(lambda: list(tmp_path.iterdir()))
 
 
 async def test_the_round_is_not_closed_while_an_update_is_added(tmp_path: Path) -> None:

@@ -90,3 +90,13 @@ def test_stop(tmp_path: Path) -> None:
     assert not stop_requested(tmp_path)
     Folder(tmp_path).stop.touch()
     assert stop_requested(tmp_path)
+
+
+def test_what_follows_half_a_line_of_a_process_that_died_is_read(tmp_path: Path) -> None:
+    Folder(tmp_path).events.write_bytes(b'{"port": 1}\n{"point": {"st')
+    writer = EventWriter(tmp_path)
+    writer.done(8)
+    writer.close()
+    first, half, done = Folder(tmp_path).events.read_text().splitlines()
+    assert (first, half) == ('{"port": 1}', '{"point": {"st')
+    assert json_format.Parse(done, training_pb2.WorkerEvent()).done.step == 8

@@ -54,6 +54,19 @@ def test_a_job_that_no_single_free_node_can_train_waits_for_as_many_as_can() -> 
             plan_job(asked, large, small, EMPTY)
 
 
+def test_a_worker_is_given_what_it_takes_when_the_job_has_shrunk_as_far_as_it_may() -> None:
+    large = analysis(width=4096, basis=basis(bandwidth=1e11))
+    alone, many = (plan_job(spec(most=4), large, nodes(count), EMPTY) for count in (1, 4))
+    assert many.workers == 4
+    assert (many.memory_bytes, many.from_workers) == (alone.memory_bytes, 0)
+    least = spec(least=4, most=4, strategy=training_pb2.STRATEGY_FSDP)
+    assert plan_job(least, large, nodes(4), EMPTY).memory_bytes < alone.memory_bytes
+    small = [training_pb2.Worker(node=f"n{at}", memory_bytes=int(alone.memory_bytes * 0.9)) for at in range(4)]
+    few = plan_job(spec(most=4), large, small, EMPTY)
+    assert few.from_workers == 2, "one alone would not have the memory"
+    assert few.memory_bytes <= small[0].memory_bytes
+
+
 def test_a_job_that_has_no_choice_has_none() -> None:
     assert not plan_job(spec(most=4, strategy=SINGLE), FAST, nodes(1), EMPTY).wider
     private = spec(most=4, federated=training_pb2.Federated(local_epochs=2))

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from node_agent.threads import uninterrupted
+from meshkit.threads import uninterrupted
 from tests.processes import eventually
 
 
