@@ -44,7 +44,7 @@ def results(
         Path | None, typer.Option(metavar="FILE", help="Write each measured point as a line of CSV; - prints them.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the curves; needs aimesh[report].")
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the curves; needs aimesh\\[report].")
     ] = None,
     as_json: Json = False,
     state_dir: StateDir = None,

@@ -25,7 +25,7 @@ tune = typer.Typer(
 
 StudyPath = Annotated[
     Path,
-    typer.Argument(metavar="study.toml", help="A job file with [tune]; training/examples/tune.toml has every key."),
+    typer.Argument(metavar="study.toml", help="A job file with \\[tune]; training/examples/tune.toml has every key."),
 ]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Its name, as aimesh train tune list shows it.")]
 Storage = Annotated[
@@ -80,7 +80,7 @@ def start(
 def show(
     study: StudyName,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw history and importance; needs aimesh[report].")
+        Path | None, typer.Option(metavar="FILE.png", help="Draw history and importance; needs aimesh\\[report].")
     ] = None,
     storage: Storage = None,
     as_json: Json = False,
