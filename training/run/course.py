@@ -56,7 +56,7 @@ class Course:
 
 
 def course_of(task: training_pb2.TrainingTask, entry: Entry) -> Course:
-    """The course of a task. Raises InvalidInputError (BAD_DATA) without samples."""
+    """The course of a task. Raises InvalidInputError (BAD_DATA) without samples, or not with as many as planned."""
     samples = entry.samples()
     if samples is None or len(samples) == 0:
         raise InvalidInputError(
@@ -66,6 +66,7 @@ def course_of(task: training_pb2.TrainingTask, entry: Entry) -> Course:
         )
     spec = task.spec
     learn, kept = holdout(spec.seed, len(samples), spec.data.holdout)
+    _check_planned(task, len(learn), len(kept))
     return Course(
         learn=Subset(samples, learn),
         kept=Subset(samples, kept),
@@ -74,6 +75,18 @@ def course_of(task: training_pb2.TrainingTask, entry: Entry) -> Course:
         rank=task.rank,
         speeds=[worker.speed for worker in task.workers] or [0.0],
     )
+
+
+def _check_planned(task: training_pb2.TrainingTask, learn: int, kept: int) -> None:
+    """Workers that do not go through the same samples would wait for each other in vain, or share them out wrongly."""
+    planned = task.plan.samples, task.plan.holdout
+    if task.plan.samples and planned != (learn, kept):
+        here = task.workers[task.rank].node if task.workers else "this node"
+        raise InvalidInputError(
+            f"{here} has {learn + kept} samples, the job was planned for {sum(planned)}",
+            hint="all nodes must have the same files under data.path; a trainer's data() gives all workers the same",
+            reason="BAD_DATA",
+        )
 
 
 def on_device(batch: Any, group: Group) -> Any:

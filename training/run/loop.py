@@ -17,7 +17,7 @@ from meshkit.errors import InvalidInputError
 from training.checkpoint.access import load, open_saver
 from training.checkpoint.api import Saver
 from training.process import Process
-from training.run.course import Course, Portion, course_of, on_device
+from training.run.course import Course, Portion, on_device
 from training.run.engine import Engine
 from training.run.finish import results
 from training.run.group import Group, join
@@ -89,7 +89,7 @@ def train(process: Process) -> None:
 def _prepare(process: Process, ready: Ready) -> Run:
     """From the user's code to an engine that is joined with the others'."""
     task, folder, entry, engine = process.task, process.folder, ready.entry, ready.engine
-    course = course_of(task, entry)
+    course = ready.course
     process.seen("making the model")
     model = entry.model()
     process.seen("meeting the other workers")
