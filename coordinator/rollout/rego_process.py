@@ -14,12 +14,14 @@ import signal
 import sys
 from typing import Any
 
+import psutil
 from regopy import Interpreter, LogLevel, RegoError
 
 MOST_S = 1.0
 """Seconds of processor time that one policy may use: a busy machine's pauses are not the policy's."""
 MOST_MEMORY = 1024 * 1024 * 1024
-"""How much address space this process may have, in bytes."""
+"""Bytes of address space that this process may take beyond what it has when it starts: regopy's allocator reserves 256
+GiB at its import, and a limit below what there is already would fail the next page that anything asks for."""
 QUERY = "data.aimesh.gates"
 _CALL = re.compile(r"\b([a-z_][\w.]*)\(")
 _ERROR = re.compile(r"\(error \d+:policy\|(\d+)\|\d+\s*\(errormsg \d+:(.*?)\)\s*\(error", re.DOTALL)
@@ -64,7 +66,8 @@ def _first(text: str) -> list[Any]:
 
 def main() -> None:
     """Answers line by line until standard input ends."""
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    most = psutil.Process().memory_info().vms + MOST_MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl+C is for the coordinator
     for line in sys.stdin:

@@ -80,6 +80,16 @@ def test_a_policy_that_fails_when_it_is_run_raises_and_the_next_one_runs() -> No
     assert evaluate(Policy(PACKAGE + 'fail[m] { m := "old" }'), {}).fail == ["old"]
 
 
+def test_a_large_document_has_room_and_a_policy_that_takes_much_memory_has_not() -> None:
+    text = PACKAGE + 'fail contains "many" if { count(input.comparisons) > 4999 }'
+    many = [{"metric": f"metric {number}", "p_value": number / 5000} for number in range(5000)]
+    assert evaluate(Policy(text), {"comparisons": many}).fail == ["many"]
+    wide = Policy(PACKAGE + 'fail contains concat("", [s | numbers.range(1, 100000000)[_]; s := input.text])')
+    with pytest.raises(PolicyError, match="more memory"):
+        evaluate(wide, {"text": "x" * 10000})
+    assert evaluate(Policy(text), {"comparisons": many}).fail == ["many"]
+
+
 @pytest.mark.parametrize(
     ("gates", "said"),
     [
