@@ -145,19 +145,31 @@ def test_a_cancelled_whole_answer_stops_the_engine(model: Server) -> None:
 
 
 def test_more_than_slots_and_queue_hold_is_refused_at_once(model: Server) -> None:
-    streams = [
-        Stream(model.address, NAME).send(text_input=STORY, stream=True, max_tokens=200, ignore_eos=True)
-        for _ in range(4 + 2)
-    ]
-    pieces = [iter(stream) for stream in streams[:4]]
-    for one in pieces:
-        next(one)
-    with pytest.raises(RefusedError, match="2 requests are waiting already"):
-        ask(model, text_input=STORY)
-    for stream in streams:
+    def streams(count: int) -> list[Stream]:
+        many = {"text_input": STORY, "stream": True, "max_tokens": 200, "ignore_eos": True}
+        return [Stream(model.address, NAME).send(**many) for _ in range(count)]
+
+    working = streams(4)
+    for stream in working:
+        next(iter(stream))
+    more = streams(2 + 3)  # whichever come last
+    deadline = time.monotonic() + 20
+    while len(refused := [stream for stream in more if _was_refused(stream)]) < 3:
+        assert time.monotonic() < deadline, f"{len(refused)} of 3 were refused"
+        time.sleep(0.02)
+    for stream in refused:
+        with pytest.raises(RefusedError, match="2 requests are waiting already"):
+            next(iter(stream))
+    waiting = [stream for stream in more if stream not in refused]
+    assert [stream.arrived.qsize() for stream in waiting] == [0, 0]
+    for stream in working + waiting:
         stream.close()
     wait_idle(model.stub(NAME))
     assert ask(model, text_input=STORY, max_tokens=1)
+
+
+def _was_refused(stream: Stream) -> bool:
+    return bool(stream.arrived.queue) and stream.arrived.queue[0][2] is not None
 
 
 @pytest.mark.parametrize(
