@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from aimesh.training.v1 import training_pb2
 from inference.packaging import Package, package
 from meshkit.errors import AimeshError, InvalidInputError
-from meshkit.files import write_atomically
+from meshkit.files import is_full, write_atomically
 
 
 def finish(folder: Path) -> None:
@@ -41,7 +41,7 @@ def main(folder: Path) -> int:
         finish(folder)
     except (AimeshError, OSError, json_format.ParseError) as error:
         reason = error.reason if isinstance(error, AimeshError) else type(error).__name__
-        if isinstance(error, OSError) and _is_full(error):
+        if is_full(error):
             reason = "DISK_FULL"
         message = f"the result cannot be served: {error}"
         why = training_pb2.WorkerError(message=message, reason=reason, may_retry=isinstance(error, OSError))
@@ -49,14 +49,10 @@ def main(folder: Path) -> int:
     try:
         _say(folder, said)
     except OSError as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         status = errno.ENOSPC
     return status
-
-
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _source(export: Path) -> Path:

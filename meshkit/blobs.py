@@ -8,7 +8,6 @@ disk: call big ones in a thread.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -20,7 +19,7 @@ from typing import BinaryIO
 
 from meshkit.errors import DataLossError, ExhaustedError, InvalidInputError, NotFoundError
 from meshkit.failpoints import failpoint
-from meshkit.files import sync, sync_directory
+from meshkit.files import is_full, sync, sync_directory
 
 CHUNK_BYTES = 1024 * 1024
 """Most bytes in one message of a blob's transfer."""
@@ -66,7 +65,7 @@ class BlobStore:
                 file.write(data)
                 return file.tell()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full(error):
                 raise
             raise ExhaustedError(
                 f"no space left for blob {digest} in {self._partial}", hint="free space there", reason="DISK_FULL"

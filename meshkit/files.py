@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 SECRET = 0o600
 """Mode of files that only their owner may read."""
+
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""No space, none of one's quota, and a file that may grow no further."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk has said that it has no room."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -17,6 +16,7 @@ from meshkit import chunks
 from meshkit.backoff import Backoff
 from meshkit.errors import AimeshError, DataLossError, ExhaustedError, NotFoundError, UnavailableError
 from meshkit.failpoints import failpoint
+from meshkit.files import is_full
 from meshkit.threads import uninterrupted
 from meshkit.tls import TlsSettings
 from node_agent.bandwidth import Limit
@@ -174,7 +174,7 @@ class Fetcher:
                     hint="look at the disk; it is tried again by itself",
                 )
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full(error):
                 raise
             raise self._no_space(file) from None
 

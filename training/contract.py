@@ -20,7 +20,7 @@ from google.protobuf import json_format
 
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import AimeshError, InvalidInputError
-from training.run.disk import FULL
+from meshkit.files import is_full
 
 _ROOM_LOOK_S = 0.1
 
@@ -208,7 +208,7 @@ class EventWriter:
                 try:
                     written = os.write(self._file, self._unwritten[0])
                 except OSError as error:
-                    if error.errno not in FULL:
+                    if not is_full(error):
                         raise
                     return False
                 line = self._unwritten.popleft()

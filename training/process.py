@@ -15,8 +15,9 @@ from types import FrameType, TracebackType
 
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import InvalidInputError
+from meshkit.files import is_full
 from training.contract import EventWriter, Folder, read_go, read_task, stop_requested
-from training.run.disk import forgiving, is_full
+from training.run.disk import forgiving
 from training.run.reporting import Place, explain
 from training.run.watch import DEFAULT_LIMIT_S, Watch, end_stalled, stall_error
 

@@ -24,12 +24,12 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from meshkit.errors import DataLossError, InvalidInputError
 from meshkit.failpoints import failpoint
-from meshkit.files import sync_directory
+from meshkit.files import is_full, sync_directory
 from training.checkpoint.api import Saved
 from training.checkpoint.reading import plain_value
 from training.checkpoint.spread import own_part
 from training.checkpoint.sums import write_sums
-from training.run.disk import is_full, whole_file
+from training.run.disk import whole_file
 from training.run.group import Group
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)

@@ -17,6 +17,7 @@ import torch
 
 from aimesh.training.v1 import training_pb2
 from meshkit.errors import UnavailableError
+from meshkit.files import is_full
 from meshkit.tls import TlsSettings
 from training.federated import local, state
 from training.federated.beginning import Run, prepare
@@ -25,7 +26,6 @@ from training.federated.service import federated_server
 from training.federated.settings import Settings
 from training.federated.underway import Closed
 from training.process import Process, run
-from training.run.disk import is_full
 from training.run.finish import evaluate, results
 from training.run.group import Group
 from training.run.watch import DEFAULT_LIMIT_S

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
+from meshkit.files import is_full
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
-
-FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-"""No space, none of one's quota, and a file that may grow no further."""
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether a disk has said that it has no room."""
-    return isinstance(error, OSError) and error.errno in FULL
 
 
 class _Enduring(io.FileIO):

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from meshkit.errors import AimeshError, DataLossError, ExhaustedError, InvalidInputError, UnavailableError
+from meshkit.files import is_full
 from training.entry import said
-from training.run.disk import is_full
 
 _PEER = re.compile(
     r"gloo[/\\]|nccl (error|comm)|connection (closed|reset|refused)|broken pipe|socket|tcpstore|"

@@ -39,6 +39,13 @@ def at_step(made: World, step: int) -> training_pb2.Job:
     raise AssertionError(made.job())
 
 
+def join(made: World, *names: str) -> None:
+    """New nodes, for which the job stops and begins anew."""
+    made.nodes |= {name: node(name) for name in names}
+    until(made, record.STOPPING)
+    until(made, record.PREPARING)
+
+
 def test_a_job_is_planned_prepared_trained_and_recorded() -> None:
     made = world("a", "b")
     job_id = made.submit(spec(least=2))
@@ -253,9 +260,7 @@ def test_a_node_that_joins_and_is_not_fit_costs_the_job_nothing() -> None:
     made = world("a", "b")
     job_id = made.submit(spec(least=1, most=3, restarts=training_pb2.RestartBudget(failures=0)))
     at_step(made, 5)
-    made.nodes["c"] = node("c")
-    until(made, record.STOPPING)
-    until(made, record.PREPARING)
+    join(made, "c")
     assert [worker.newcomer for worker in made.job().attempt.workers] == [False, False, True]
     made.agents()
     made.fail("c", may_retry=False, message="torch 1.0 is too old")
@@ -272,9 +277,7 @@ def test_two_nodes_that_join_and_are_not_fit_are_left_out_one_after_the_other() 
     made = world("a", "b")
     job_id = made.submit(spec(least=1, most=4, restarts=training_pb2.RestartBudget(failures=0)))
     at_step(made, 5)
-    made.nodes |= {"c": node("c"), "d": node("d")}
-    until(made, record.STOPPING)
-    until(made, record.PREPARING)
+    join(made, "c", "d")
     made.agents()
     made.fail("c", may_retry=False, message="torch 1.0 is too old")
     made.lead()
@@ -293,9 +296,7 @@ def test_a_node_that_joins_and_is_lost_again_costs_the_job_nothing() -> None:
     made = world("a", "b")
     job_id = made.submit(spec(least=1, most=3, restarts=training_pb2.RestartBudget(failures=0)))
     at_step(made, 5)
-    made.nodes["c"] = node("c")
-    until(made, record.STOPPING)
-    until(made, record.PREPARING)
+    join(made, "c")
     made.agents()
     made.fail("c", may_retry=True, message="[Errno 28] No space left on device")
     made.go_on(40)
@@ -307,9 +308,7 @@ def test_a_node_is_a_newcomer_until_it_was_ready_once() -> None:
     made = world("a", "b")
     made.submit(spec(least=1, most=3))
     at_step(made, 5)
-    made.nodes["c"] = node("c")
-    until(made, record.STOPPING)
-    until(made, record.PREPARING)
+    join(made, "c")
     made.agents()
     made.fail("c", may_retry=False, message="torch 1.0 is too old")
     made.go_on(1)
@@ -345,9 +344,7 @@ def test_an_error_on_a_node_that_trained_is_the_jobs() -> None:
     made = world("a", "b")
     made.submit(spec(least=1, most=3))
     at_step(made, 5)
-    made.nodes["c"] = node("c")
-    until(made, record.STOPPING)
-    until(made, record.PREPARING)
+    join(made, "c")
     made.agents()
     made.fail("c", may_retry=False, message="no module named mine")
     made.fail("a", may_retry=False, message="no module named mine")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from meshkit.errors import DataLossError, InvalidInputError
+from meshkit.files import is_full
 from training.federated.state import Global, read, write
 from training.federated.updates import Lengths
 from training.federated.variates import Variates
 from training.federated.wire import SENT_BYTES, Gathered, Reader, layout_of, parts_of
-from training.run.disk import is_full
 
 _SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
 _FINITE = {"allow_nan": False, "allow_infinity": False}
